@@ -1,10 +1,10 @@
-"""Asyncio client for Perfect Corp's YouCam API that creates no task it cannot keep alive.
+"""Asyncio client for Perfect Corp's YouCam API that creates only tasks it can keep alive.
 
     async with Client() as client:                       # key from YOUCAM_API_KEY
         result = await client.run(Smile("selfie.jpg"))
         await result.save("smiling.jpg")
 
-See the README for the rest, and `perfect_async.errors` for the tree of errors.
+The README shows the rest. `perfect_async.errors` has the tree of errors.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ __all__ = [
     "WebhookRejected",
 ]
 
-# The client loads httpx, asyncio and the scheduler, which is most of what an import costs. Programs
-# that only name values or errors, and `perfect-async --help`, do not pay for it.
+# Loading httpx, asyncio and the scheduler takes most of the time of an import. Programs that only
+# need values or errors, and `perfect-async --help`, do not wait for it.
 _LOADED_WHEN_USED: Final = {
     "Batch": "perfect_async._client.batch",
     "Client": "perfect_async._client.client",
@@ -145,7 +145,7 @@ _LOADED_WHEN_USED: Final = {
 
 
 def _claim(thing: object) -> None:
-    # Objects say where people import them from, not which file holds them.
+    # Objects name the module that people import them from, not the file that defines them.
     if isinstance(thing, type):
         thing.__module__ = __name__
 

@@ -1,4 +1,4 @@
-"""`python -m perfect_async` is `perfect-async`."""
+"""Runs `perfect-async` for `python -m perfect_async`."""
 
 import sys
 

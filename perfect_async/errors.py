@@ -1,4 +1,4 @@
-"""All errors of the package, in one tree that is ordered by who must act.
+"""All errors of the package, in one tree, ordered by who must act.
 
     PerfectError
     ├── ConfigurationError      you, in the program or its environment
@@ -6,28 +6,28 @@
     ├── ClientClosed            nobody: the job was not sent
     ├── JobRefused              you, in the parameters of this job
     │   ├── PictureRefused      you, in this picture
-    │   └── SourceLost          you: the picture is to be given again
+    │   └── SourceLost          you: give the picture again
     ├── ApiError                (status, code, request_id)
     │   ├── Unauthorized        you, at the key
-    │   ├── RequestRefused      you or we: the vendor read the request and said no
-    │   ├── RateLimited         time
-    │   ├── ServiceUnavailable  time: no usable answer came back
-    │   └── BadAnswer           the vendor: an answer that is not to be believed or followed
+    │   ├── RequestRefused      you or this package: the vendor read the request and refused it
+    │   ├── RateLimited         nobody: wait, or lower `Limits`
+    │   ├── ServiceUnavailable  nobody: wait, since no usable answer came back
+    │   └── BadAnswer           the vendor: its answer is malformed or unsafe
     ├── UnitsExhausted          you, at the balance
     │   └── CeilingReached      you, at `max_units`
     ├── WebhookRejected         nobody, or you: at the webhook's secret or this machine's clock
     └── TaskError               (task_id)
-        ├── TaskFailed          depends on `code`: mostly the picture
-        ├── TaskExpired         nobody: the vendor dropped it
-        ├── TaskTimedOut        nobody: the vendor's own limit
-        ├── TaskAbandoned       you, if the task is still wanted
-        ├── ResultUnreadable    you: `raw` is what was paid for
-        ├── NotSaved            you, at the disk: the picture is made and can still be fetched
+        ├── TaskFailed          depends on `code`: mostly you, in the picture
+        ├── TaskExpired         nobody: the vendor dropped the task
+        ├── TaskTimedOut        nobody: the vendor's own limit ended the task
+        ├── TaskAbandoned       you, if you still want the task
+        ├── ResultUnreadable    you: `raw` holds what you paid for
+        ├── NotSaved            you, at the disk: the vendor still has the picture
         ├── WaitTimeout         you, if you still want to wait (also a TimeoutError)
         └── SubmissionInDoubt   you: only you can agree to a second charge
 
-Every message says what happened, whether units are at stake, and what to do next; `hint` is that
-last part alone. The vendor's text is quoted with its control characters escaped and cut at 300
+Every message says what happened, which units are at stake, and what to do next; `hint` is the last
+part alone. Text of the vendor's is quoted with its control characters escaped and cut at 300
 characters. No message holds the API key or a signed URL.
 """
 
@@ -40,28 +40,28 @@ from typing import TypeVar
 
 _QUOTE = 300
 _LONGEST_URL = 200
-# "data:" and the longest of the usual media types.
+# Long enough for "data:" and any common media type.
 _LONGEST_TYPE = 40
-# A URL, well written or not: `https://`, `htps:/`, `https//`, `http;//`.
+# Matches a URL, also a mistyped one: `https://`, `htps:/`, `https//`, `http;//`.
 _URL_LIKE = re.compile(r"\s*(?:[htps]{3,7}[:;,.]*[/\\]|[a-z][a-z0-9+.-]+:[/\\])", re.IGNORECASE)
-# Candidates that a message names; all of them stand in the attribute.
+# How many candidates a message names; the attribute has all of them.
 _SHOWN = 3
 
 QUOTES = "\"'`\u2018\u2019\u201c\u201d"
-"""Quotation marks that are copied along with a key or secret; word processors slant them."""
+"""Quotation marks that people copy along with a key or secret, the curly ones included."""
 
 
 def quoted(text: object, limit: int = _QUOTE) -> str:
-    """Return foreign `text` fit for a message or a log line: escaped, quoted, cut at `limit`."""
+    """Return `text` from outside, made safe for a message: escaped, quoted, cut at `limit`."""
     shown = ascii(str(text)[: limit + 1])
     return shown if len(shown) <= limit else shown[: limit - 2] + "…" + shown[-1]
 
 
 def without_secrets(url: str) -> str:
-    """Return `url` without its credentials, query and fragment: they may sign it or be a password.
+    """Return `url` without its credentials, query and fragment, which may be secret.
 
-    Parsers disagree about where credentials end, so whatever stands before an "@" in the first
-    segment is dropped.
+    Parsers disagree about where credentials end, so all text before an "@" in the first segment is
+    dropped.
     """
     shown = re.split(r"[?#]", url, maxsplit=1)[0]
     found = re.match(r"(?P<head>(?:[A-Za-z][A-Za-z0-9+.-]*:(?=[/\\]))?[/\\]*)[^/\\]*@", shown)
@@ -69,10 +69,10 @@ def without_secrets(url: str) -> str:
 
 
 def shown_source(source: str) -> str:
-    """Return a picture's source, a path or a URL, for a message: without what may be secret.
+    """Return a picture's source, a path or a URL, without its secrets, for a message.
 
-    A mistyped URL is a path to us, so credentials are dropped wherever a part looks like them; a
-    `data:` URL is the picture itself and shows its beginning only.
+    A mistyped URL counts as a path, so credentials are dropped wherever a part looks like them. A
+    `data:` URL holds the picture itself, so only its beginning is shown.
     """
     data = re.match(r"\s*data:[A-Za-z0-9/+.-]*", source, re.IGNORECASE)
     if data is not None:
@@ -83,7 +83,7 @@ def shown_source(source: str) -> str:
 
 
 def redacted(url: str) -> str:
-    """Return `url` for a message or a log line: no secrets, escaped, at most 200 characters."""
+    """Return `url` without its secrets, escaped and cut at 200 characters, for a message."""
     text = without_secrets(url)
     escaped = text[: _LONGEST_URL + 1].encode("unicode_escape").decode("ascii")
     return escaped if len(escaped) <= _LONGEST_URL else escaped[: _LONGEST_URL - 1] + "…"
@@ -92,8 +92,15 @@ def redacted(url: str) -> str:
 class PerfectError(Exception):
     """The base of every error that this package raises.
 
-    `hint` says what to do next. `units_at_stake` is the number of units that were charged, or may
-    have been, without a result: 0.0 where nothing was bought or all was given back.
+        try:
+            result = await client.run(job)
+        except PerfectError as error:
+            print(error.message, error.hint, error.units_at_stake)
+
+    - `message`: what happened, without the hint; `str(error)` has both.
+    - `hint`: what to do next.
+    - `units_at_stake`: the units that were charged, or may have been, without a result; 0.0 if
+      nothing was bought or all units were returned.
     """
 
     hint: str = "See the message."
@@ -115,7 +122,7 @@ class PerfectError(Exception):
         return f"{self.message}{stake} {self.hint}"
 
     def __reduce__(self) -> tuple[Callable[..., PerfectError], tuple[object, ...]]:
-        # By default the class is called with `args` alone, which not every error here accepts.
+        # The default calls the class with `args` alone, which some errors here do not accept.
         return _restored, (type(self), self.args, vars(self))
 
 
@@ -132,7 +139,7 @@ E = TypeVar("E", bound=PerfectError)
 
 
 def copy_error(error: E) -> E:
-    """Return an equal error to raise elsewhere: raising an error writes a traceback into it."""
+    """Return an equal error to raise elsewhere, since raising an error adds to its traceback."""
     other = copy.copy(error)
     if error.__cause__ is not None:
         other.__cause__ = error.__cause__
@@ -140,38 +147,47 @@ def copy_error(error: E) -> E:
 
 
 class ConfigurationError(PerfectError):
-    """The client was set up or used in a way that cannot work; nothing was sent."""
+    """The client was set up or used in a way that cannot work; nothing was sent.
+
+    The message names the setting, its value and the values that work.
+    """
 
     hint = "Nothing was sent; correct the setting named here."
 
 
 class JournalError(ConfigurationError):
-    """The journal cannot be opened or written: its path, its format, the disk, or another process.
+    """The journal cannot be opened or written; nothing was bought.
 
-    No task is created that could not be recorded.
+    The reason is its path, its format, the disk, or another process that uses it. A task that
+    cannot be recorded is not created.
     """
 
     hint = "Nothing was bought; correct what is named here."
 
 
 class ClientClosed(PerfectError):
-    """The client closed before this job was sent; nothing was bought."""
+    """The client, or the batch, closed before this job was sent; nothing was bought."""
 
     hint = "Nothing was bought for this job; run it on an open client."
 
 
 class JobRefused(PerfectError):
-    """The parameters of a job are outside the vendor's limits; nothing was sent."""
+    """The parameters of a job are outside the vendor's limits; nothing was sent.
+
+    The message names the parameter, its value and the limit.
+    """
 
     hint = "Nothing was sent; correct the job."
 
 
 class PictureRefused(JobRefused):
-    """A picture is outside the vendor's limits (contract: Input pictures); nothing was sent.
+    """A picture is outside the vendor's limits, or cannot be read; nothing was sent.
 
-    `passing`: it could not be read just now, and another try may do it. `fittable`: the client can
-    make it into what the vendor takes, which the hint then says. `reason`: why it is refused in a
-    word or two, for counts: "webp", "0 bytes", "unreadable".
+    - `fittable`: whether `Client(fit=True)` converts it into what the vendor accepts.
+    - `reason`: why it was refused, in a word or two, for counting: "webp", "0 bytes", "unreadable".
+
+    The hint says to try again where the picture could not be read for a reason that may pass, such
+    as too many open files. (contract: Input pictures)
     """
 
     hint = "Nothing was sent; use another picture or convert this one."
@@ -195,9 +211,10 @@ class PictureRefused(JobRefused):
 
 
 class SourceLost(JobRefused):
-    """A job of a former process was not created yet, and its picture can no longer be found.
+    """The picture of a job that a former process left can no longer be found.
 
-    It was given as bytes, as a signed URL, or as a file that has changed since.
+    The job was not created. Its picture was given as bytes, as a signed URL, or as a file that has
+    changed or gone since.
     """
 
     hint = "Nothing was bought for this job; run it again with its picture."
@@ -206,11 +223,12 @@ class SourceLost(JobRefused):
 class ApiError(PerfectError):
     """A request to the vendor failed, at the vendor or on the way.
 
-    `status` is the HTTP status or None where no answer came; `code` the vendor's `error_code` or
-    None; `request_id` the `x-request-id` of the answer, to quote to the vendor's support, or None.
+    - `status`: the HTTP status; None if no answer came.
+    - `code`: the vendor's `error_code`, or None.
+    - `request_id`: the `x-request-id` of the answer, which the vendor's support asks for, or None.
     """
 
-    hint = "Try again later; quote the request id to the vendor if it stays."
+    hint = "Try again later; if it goes on, send the request id to the vendor's support."
 
     def __init__(
         self,
@@ -234,28 +252,31 @@ class ApiError(PerfectError):
 
 
 class Unauthorized(ApiError):
-    """The key is wrong, inactive or expired (401): final for the client, which creates no more."""
+    """The key is wrong, inactive or expired (401). The client creates no more tasks."""
 
     hint = "Check the key in the vendor's console and open a new client."
 
 
 class RequestRefused(ApiError):
-    """The vendor read the request and refused it (4xx); nothing was created or charged."""
+    """The vendor read the request and refused it (4xx); nothing was created or charged.
+
+    `code` is the vendor's reason. (contract: Errors)
+    """
 
     hint = "Nothing was charged; correct what the vendor names."
 
 
 class RateLimited(ApiError):
-    """The key's request limit was met (429), again and again: something else uses the key."""
+    """The vendor refused a request again and again with 429, so something else uses the key."""
 
     hint = "Nothing was charged; lower `Limits` or find out who else uses this key."
 
 
 class ServiceUnavailable(ApiError):
-    """No usable answer: not connected, dropped, too slow, or a 5xx.
+    """The vendor gave no usable answer: no connection, a dropped one, a timeout, or a 5xx.
 
-    `never_sent` is True only where it is certain that the vendor did not see the request. `lasting`
-    is True where trying again cannot help: the certificate of the host is refused.
+    - `never_sent`: True only if the vendor certainly did not see the request.
+    - `lasting`: True if trying again cannot help, since the host's certificate is refused.
     """
 
     hint = "Try again later; check the network and the vendor's status."
@@ -279,13 +300,16 @@ class ServiceUnavailable(ApiError):
 
 
 class BadAnswer(ApiError):
-    """The vendor's answer is malformed, too large, or names a URL that must not be followed."""
+    """The vendor's answer is malformed, too large, or names a URL that is not safe to follow."""
 
-    hint = "Nothing of it was used; quote the request id to the vendor."
+    hint = "No part of it was used; send the request id to the vendor's support."
 
 
 class UnitsExhausted(PerfectError):
-    """The balance does not cover the job; nothing was charged for it."""
+    """The balance does not cover the job; nothing was charged for it.
+
+    `Client.units` asks for the balance. `request_id` is the `x-request-id` of the answer, or None.
+    """
 
     hint = "Nothing was charged; buy units or run cheaper jobs."
 
@@ -295,16 +319,18 @@ class UnitsExhausted(PerfectError):
 
 
 class CeilingReached(UnitsExhausted):
-    """The job would cost more than `max_units` leaves; it was not sent."""
+    """The job would cost more than `max_units` leaves; it was not sent.
+
+    `max_units` is a setting of `Client` and of `Client.batch`.
+    """
 
     hint = "Nothing was charged; raise `max_units` to go on."
 
 
 class WebhookRejected(PerfectError):
-    """A request at the webhook is not proven to be the vendor's, or is not fresh; nothing changed.
+    """A request at the webhook has no valid signature, or is too old; nothing changed.
 
-    `reason` is for your log, never for the sender. It quotes nothing of the request and says
-    nothing of the secret.
+    `reason` is for your log, never for the sender. It shows no part of the request or the secret.
     """
 
     hint = (
@@ -318,7 +344,11 @@ class WebhookRejected(PerfectError):
 
 
 class TaskError(PerfectError):
-    """An error about one task; `task_id` is the vendor's id, None where it is unknown."""
+    """An error about one task.
+
+    - `task_id`: the vendor's id, None if it is unknown.
+    - `request_id`: the `x-request-id` of the answer that the error came with, or None.
+    """
 
     hint = "Look the task up by its id."
 
@@ -340,10 +370,12 @@ class TaskError(PerfectError):
 
 
 class TaskFailed(TaskError):
-    """The engine failed on the task; the vendor gives the units back.
+    """The vendor's engine failed on the task; the vendor returns the units.
 
-    `code` is the engine's, lower case as on the wire (an open set; contract: Engine codes);
-    `passing` is True for the four codes that may pass on another try.
+    - `code`: the engine's reason in lower case, such as "error_no_face". New ones may appear.
+    - `passing`: True for the four codes that may pass on another try.
+
+    (contract: Engine codes)
     """
 
     hint = "The vendor returns the units; use another picture."
@@ -365,28 +397,34 @@ class TaskFailed(TaskError):
 
 
 class TaskExpired(TaskError):
-    """The vendor no longer knows the task: it expired unpolled. Its units may have been charged."""
+    """The vendor no longer knows the task, since nobody polled it in time.
+
+    Its units may have been charged. (contract: Expiry and charging)
+    """
 
     hint = "Compare the balance; run the job again if a second charge is acceptable."
 
 
 class TaskTimedOut(TaskError):
-    """The vendor's own limit ended the task (500, "Task execution timed out"): final."""
+    """The vendor's own time limit ended the task (500, "Task execution timed out"). It is final."""
 
     hint = "Compare the balance; run the job again if a second charge is acceptable."
 
 
 class TaskAbandoned(TaskError):
-    """The client stopped polling: the task still ran at `Polling.give_up_after` or at closing."""
+    """The client stopped polling a task that was still running.
 
-    hint = "The units are taken; a task that nobody polls is lost after its lease."
+    It ran for longer than `Polling.give_up_after`, or the client closed.
+    """
+
+    hint = "The units are charged; a task that nobody polls is lost after its lease."
 
 
 class ResultUnreadable(TaskError):
-    """The task succeeded and was charged, but no picture can be read from its answer.
+    """The task succeeded and was charged, but no picture can be read from the vendor's answer.
 
-    `raw` is the vendor's decoded `results`, or its whole answer where there are none. It may hold
-    signed URLs: message, `repr` and `str` show nothing of it.
+    `raw` is the vendor's decoded `results`, or its whole answer if there are none. It may hold
+    signed URLs, so message, `repr` and `str` leave it out.
     """
 
     hint = "Read `raw`, or ask for the task again by its id within a day; do not buy it again."
@@ -407,25 +445,36 @@ class ResultUnreadable(TaskError):
 
 
 class NotSaved(TaskError):
-    """The pictures were made and paid for, and could not be written to their folder.
+    """The pictures were made and charged, but could not be written to their folder.
 
-    The vendor keeps them for a day at least; `__cause__` is what went wrong.
+    The vendor keeps them for a day at least. `__cause__` is the error of the disk or the download.
     """
 
     hint = "Fix the cause, then save them: by resuming the journal, or attach() with the task id."
 
 
 class WaitTimeout(TaskError, TimeoutError):
-    """The caller's own `timeout` ran out. A task that was created goes on and is kept alive."""
+    """The caller's own `timeout` ran out. A task that was created goes on and is kept alive.
 
-    hint = "A created task goes on while the client is open; nothing is charged for one never sent."
+        except WaitTimeout as error:
+            if error.task_id is not None:
+                result = await client.attach(Smile, error.task_id)
+
+    It is also a `TimeoutError`. `task_id` is None if the job was not created.
+    """
+
+    hint = (
+        "A task that was created goes on while the client is open; a job that was never sent costs "
+        "nothing."
+    )
 
 
 class SubmissionInDoubt(TaskError):
-    """The creation went out and its answer never came: the task may exist and be charged.
+    """The creation was sent and its answer never came, so the task may exist and be charged.
 
     `candidates` are the ids of tasks that may be the lost one, oldest first. Each may also be
     another program's task with another person's picture, so none is taken without your consent.
+    `client.run(job, buy_in_doubt=True)` consents to a second charge and creates the job.
     """
 
     hint = (

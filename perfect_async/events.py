@@ -1,19 +1,20 @@
 """The commands of the scheduler (imperative) and the events that the driver reports (past tense).
 
-A job is known by its `ref`, a number that the driver gives; a command that goes over the wire by
-its `number`, which the scheduler gives. Every command that was issued ends in exactly one event
-that carries it. A poll that is silent for long is sent again beside the first one, whose own end is
-reported too. Times are integer microseconds, here and in the whole scheduler.
+A job has a `ref`, a number from the driver. A command that is sent over the wire has a `number`
+from the scheduler. Every issued command ends in exactly one event, which carries the command. A
+poll without an answer is sent again beside the first one, and the end of each is reported. Times
+are integer microseconds, here and in the whole scheduler.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import attrs
 
+from perfect_async._time import SECOND
 from perfect_async._value import Value
 from perfect_async.errors import PerfectError
 from perfect_async.reports import Statistics
@@ -21,9 +22,10 @@ from perfect_async.reports import Statistics
 
 @attrs.frozen(eq=False, repr=False)
 class TaskKind(Value):
-    """Tasks that last alike: equal `feature`, equal number of `outputs` (pictures that come back).
+    """A kind of task; tasks of one kind have similar durations.
 
-    `usual` is the shortest and longest documented duration, None where none is documented.
+    They have the same `feature` and the same number of `outputs` (resulting pictures). `usual` is
+    the shortest and longest documented duration; None if none is documented.
     """
 
     feature: str
@@ -36,9 +38,10 @@ class TaskKind(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Register(Value):
-    """Register the files of `refs` with one call; `feature` names the path, None the usual one.
+    """Register the files of `refs` with one call.
 
-    A job's first picture has the number of the job, and others have numbers of their own.
+    `feature` names the path; None means the common one. The first picture of a job has the number
+    of the job, and further ones have numbers of their own.
     """
 
     number: int
@@ -48,7 +51,7 @@ class Register(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Upload(Value):
-    """Put the bytes of `ref` where its registration said. It costs no request of the limits."""
+    """Upload the bytes of `ref` to the URL of its registration; it costs no request."""
 
     number: int
     ref: int
@@ -56,7 +59,7 @@ class Upload(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Submit(Value):
-    """Create the task of `ref`. It spends units and is never repeated blindly."""
+    """Create the task of `ref`; it spends units and is never repeated if its outcome is unknown."""
 
     number: int
     ref: int
@@ -72,9 +75,9 @@ class Poll(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Rescue(Poll):
-    """Poll the task of another member of the key, which should have done so a moment ago.
+    """Poll the task of another member of the key, whose own poll is overdue.
 
-    `ref` is a number below 0, `feature` and `task_id` name the task.
+    `ref` is a number below 0. `feature` and `task_id` name the task.
     """
 
     feature: str
@@ -91,7 +94,7 @@ class Ask(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Settle(Value):
-    """Report how `ref` ended; `units` is what it cost, less what came back."""
+    """Report the outcome of `ref`; `units` are those charged, less those returned."""
 
     ref: int
     ending: Succeeded | PerfectError
@@ -106,15 +109,15 @@ Command: TypeAlias = Request | Upload | Settle
 
 @attrs.frozen(eq=False, repr=False)
 class JobAdded(Value):
-    """A job came in.
+    """A job was added.
 
-    `channel`: one client on one transport; files are registered together only within it. `uploads`:
-    its picture must be registered and uploaded. `more`: numbers of further pictures of it, which
-    must be at the vendor too before it is created; `Register` and `Upload` name them. `units`: its
-    documented price. `spending_limits`: the limits that its units count against
-    (`SpendingLimitOpened`). `alone`: it is created while no other creation is under way, so that
-    the unit history can tell what became of one without an answer. `give_up` (at most that of all
-    jobs) and `engine_retries` hold for this job alone, None: as for all.
+    `channel`: the client and its transport; files are registered together only within one channel.
+    `uploads`: its picture must be registered and uploaded. `more`: the numbers of its further
+    pictures, which must be uploaded too before it is created; `Register` and `Upload` use them.
+    `units`: its documented price. `spending_limits`: the limits that its units count against
+    (`SpendingLimitOpened`). `alone`: it is created only while no other creation is under way, so
+    that the unit history can settle a creation without an answer. `give_up` (at most that of all
+    jobs) and `engine_retries` are those of this job; None means those of all jobs.
     """
 
     ref: int
@@ -131,9 +134,9 @@ class JobAdded(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class TaskAdopted(Value):
-    """A job came in whose task exists already. It is polled at once, since its lease is unknown.
+    """A job was added whose task exists; it is polled at once, since its lease is unknown.
 
-    `age` is how long ago it was created, as far as anybody knows; the rest as in `JobAdded`.
+    `age` is how long ago it was created, as far as it is known. The rest is as in `JobAdded`.
     """
 
     ref: int
@@ -146,7 +149,7 @@ class TaskAdopted(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class JobRejected(Value):
-    """A job came in whose end is known already: `error`, which says what is at stake."""
+    """A job was added that has failed already with `error`, which has the units at stake."""
 
     ref: int
     error: PerfectError
@@ -155,7 +158,7 @@ class JobRejected(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class SpendingLimitOpened(Value):
-    """Jobs that name `spending_limit` may be charged `most` units together."""
+    """All jobs that name `spending_limit` together may be charged `most` units."""
 
     spending_limit: int
     most: float
@@ -163,31 +166,32 @@ class SpendingLimitOpened(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class SpendingLimitClosed(Value):
-    """No job that names `spending_limit` comes any more."""
+    """No further job will name `spending_limit`."""
 
     spending_limit: int
 
 
 @attrs.frozen(eq=False, repr=False)
 class Notified(Value):
-    """The vendor says that the task of `ref` has ended. It still has to be polled."""
+    """The vendor says that the task of `ref` has ended; it must still be polled."""
 
     ref: int
 
 
 @attrs.frozen(eq=False, repr=False)
 class JobCancelled(Value):
-    """Nobody waits for `ref`: it is not created, or kept to its end and not created again."""
+    """The caller of `ref` has gone: an unsent job is not created, a task is kept to its end."""
 
     ref: int
 
 
 @attrs.frozen(eq=False, repr=False)
 class QueryAdded(Value):
-    """A query came in; `ref` is its own, `channel` the client's.
+    """A query was added; `ref` is its own number, `channel` the client's.
 
-    `repeats`: it may be sent again where no answer came. `urgent`: units depend on the answer, so
-    it leaves before what is not reserved. `lasting`: it is also sent while its channel closes.
+    `repeats`: it may be sent again if no answer comes. `urgent`: units depend on the answer, so it
+    leaves before all requests that are not reserved. `lasting`: it is sent even while its channel
+    closes.
     """
 
     ref: int
@@ -199,31 +203,30 @@ class QueryAdded(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class ChannelClosed(Value):
-    """`channel` creates nothing more; its running tasks are kept alive."""
+    """`channel` creates no more tasks; its running tasks are kept alive."""
 
     channel: int = 0
 
 
 @attrs.frozen(eq=False, repr=False)
 class ChannelAborted(Value):
-    """`channel` ends now: none of its tasks is polled any longer, running ones are abandoned."""
+    """`channel` has ended: its tasks are not polled any longer, and running ones are abandoned."""
 
     channel: int = 0
 
 
 @attrs.frozen(eq=False, repr=False)
 class Issued(Value):
-    """`command` is being performed. Reported before the scheduler is asked again."""
+    """`command` is being performed; this is reported before the next question to the scheduler."""
 
     command: Command
 
 
 @attrs.frozen(eq=False, repr=False)
 class NotSent(Value):
-    """`command` certainly did not reach the vendor (never connected, or it could not be written
-    down).
+    """`command` certainly did not reach the vendor: no connection was made, or it was not recorded.
 
-    `unwritten`: the ledger of the key did not take it, so it was not even tried. It occupies no
+    `unwritten`: it could not be written to the key's ledger, so it was not sent and occupies no
     window.
     """
 
@@ -234,7 +237,7 @@ class NotSent(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class NoAnswer(Value):
-    """`command` went out and no usable answer came back: hung, dropped, 5xx, malformed."""
+    """`command` was sent, and no usable answer came: timed out, dropped, 5xx or malformed."""
 
     command: Request | Upload
     error: PerfectError
@@ -242,9 +245,9 @@ class NoAnswer(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Limited(Value):
-    """429 to `command`: not executed, but it counts against the limits.
+    """The vendor answered `command` with 429; it was not executed, but counts against the limits.
 
-    `retry_after` is None where the answer named none.
+    `retry_after` is None if the answer named none.
     """
 
     command: Request
@@ -254,7 +257,10 @@ class Limited(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class KeyRefused(Value):
-    """401 to `command`: final for the whole client, but to a poll only when it comes again."""
+    """The vendor answered `command` with 401, which is final for the whole client.
+
+    A 401 to a poll is final only when it is repeated.
+    """
 
     command: Request
     error: PerfectError
@@ -271,7 +277,7 @@ class Refused(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class FileGrant(Value):
-    """Where and how one registered picture is uploaded; `url` is signed and shows in no repr."""
+    """The upload request of one registered picture; `url` is signed, so no repr shows it."""
 
     file_id: str = attrs.field(repr=False)
     method: str
@@ -289,16 +295,16 @@ class Registered(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Uploaded(Value):
-    """The vendor has the picture's bytes."""
+    """The vendor has the bytes of the picture."""
 
     command: Upload
 
 
 @attrs.frozen(eq=False, repr=False)
 class Accepted(Value):
-    """The task exists and its units are taken.
+    """The task exists and its units are charged.
 
-    `interval` is the polling interval that the vendor asks for, None if not given.
+    `interval` is the polling interval that the vendor asks for; None if it asks for none.
     """
 
     command: Submit
@@ -316,7 +322,7 @@ class OutOfUnits(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Running(Value):
-    """The task still runs and its lease is renewed. `polling_interval` is None if not given."""
+    """The task still runs, and its lease is renewed; `polling_interval` is None if not given."""
 
     command: Poll
     polling_interval: int | None = None
@@ -324,9 +330,9 @@ class Running(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Succeeded(Value):
-    """The task succeeded; `urls` are signed and show in no repr.
+    """The task succeeded; `urls` are signed, so no repr shows them.
 
-    `results` is what the vendor answered, decoded and whole; None where it was not asked.
+    `results` is the vendor's whole answer, decoded; None if the vendor was not asked.
     """
 
     command: Poll
@@ -336,7 +342,7 @@ class Succeeded(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class EngineFailed(Value):
-    """The engine failed and the units come back; `passing`: another try may succeed."""
+    """The engine failed and the units are returned; `passing`: another try may succeed."""
 
     command: Poll
     error: PerfectError
@@ -345,7 +351,7 @@ class EngineFailed(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class TaskUnknown(Value):
-    """400 InvalidTaskId: the vendor does not know the task (any longer)."""
+    """The vendor does not know the task, or no longer (400 InvalidTaskId)."""
 
     command: Poll
     error: PerfectError
@@ -353,7 +359,7 @@ class TaskUnknown(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class TimedOut(Value):
-    """500 "Task execution timed out": final."""
+    """The vendor's own time limit ended the task (500 "Task execution timed out"); it is final."""
 
     command: Poll
     error: PerfectError
@@ -361,7 +367,7 @@ class TimedOut(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Unreadable(Value):
-    """The task succeeded and nothing can be read from its results: final, the units are spent."""
+    """The task succeeded but its results cannot be read; it is final and the units are spent."""
 
     command: Poll
     error: PerfectError
@@ -374,15 +380,20 @@ class Answered(Value):
     command: Ask
 
 
-# What the members of one key tell each other. A member is one scheduler: a process, or an event
-# loop of it. Times and slots count from a moment that all members of the ledger share.
+# The rows of a key's ledger. A member is one scheduler: a process, or an event loop of it. Times
+# and slots count from a moment that all members of the ledger share.
+
+SILENT_AFTER: Final = 3 * SECOND
+"""A member with work writes every second: after this long without a row from it, no other member
+relies on it to keep a task alive.
+"""
 
 
 @attrs.frozen(eq=False, repr=False)
 class SharedLimits(Value):
-    """The settings of a member that must hold for all: the strictest of each does.
+    """The settings that members must share; the strictest of each holds for all of them.
 
-    `requests` per `period` and `per_second` as in `Limits`, `lease` as in `Polling`; times in
+    `requests` per `period` and `per_second` are as in `Limits`, `lease` as in `Polling`; times in
     microseconds.
     """
 
@@ -392,7 +403,7 @@ class SharedLimits(Value):
     lease: int
 
     def stricter(self, other: SharedLimits) -> SharedLimits:
-        """The strictest of both, setting by setting."""
+        """Return the stricter of both values for each setting."""
         return SharedLimits(
             min(self.requests, other.requests),
             max(self.period, other.period),
@@ -403,12 +414,12 @@ class SharedLimits(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class MemberRow(Value):
-    """How a member stands; `pid` is for people to read.
+    """The state of a member; `pid` is for people to read.
 
-    `work`: jobs that wait for their creation. `waited_at`: when one of them last waited for its
-    turn. `short`: polls are missing that keep its tasks alive, so nobody creates. `held`: requests
-    that it will need for results and that are not reserved. `cycle`, `guard`
-    and `spared`: the plan that its own network asks for. `stepped_at`: when this was written.
+    `work`: how many jobs wait for their creation. `waited_at`: when one of them last waited for its
+    turn. `short`: it lacks polls to keep its tasks alive, so no member creates tasks. `held`: the
+    requests that it will need for results and that are not reserved. `cycle`, `guard` and `spared`:
+    the plan that its own network needs. `stepped_at`: when this row was written.
     """
 
     member: str
@@ -429,7 +440,7 @@ class MemberRow(Value):
 class RequestRow(Value):
     """A request of a member that occupies the window: when it `left` and was `answered`.
 
-    `outcome`: empty while it is not answered, else `accepted`, `refused` (429) or `failed`.
+    `outcome` is empty until it is answered, then `accepted`, `refused` (429) or `failed`.
     """
 
     member: str
@@ -445,10 +456,11 @@ class RequestRow(Value):
 class TaskRow(Value):
     """A task of a member and the polls that are reserved for it.
 
-    `next` and `last` are slots: one poll a cycle from `next` to `last`. `task_id` is empty while
-    its creation is not answered. `created`, `began`, `low`, `cap` as admission sees it; `renewed`
-    is when its lease was last renewed. `announced`: it is known to have ended, and its owner has
-    not asked yet. `ended`: nobody polls it any longer; `lost`: since the vendor did not know it.
+    `next` and `last` are slots: one poll per cycle is reserved from `next` to `last`. `task_id` is
+    empty until its creation is answered. `created`, `began`, `low` and `cap` are the values of
+    admission. `renewed` is when its lease was last renewed. `announced`: it is known to have ended,
+    and its owner has not polled it yet. `ended`: no member polls it any longer; `lost`: because the
+    vendor did not know it.
     """
 
     member: str
@@ -469,7 +481,7 @@ class TaskRow(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class DurationRow(Value):
-    """A task of `kind` ran at the age `low`, and had ended by `high` (None: unknown)."""
+    """A task of `kind` still ran at the age `low` and had ended at `high` (None: unknown)."""
 
     member: str
     number: int
@@ -480,7 +492,7 @@ class DurationRow(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class PlanRow(Value):
-    """The plan that all tasks are polled by; a later one has a larger `epoch`."""
+    """The plan of the polls of all tasks; a later plan has a larger `epoch`."""
 
     epoch: int
     cycle: int
@@ -489,10 +501,10 @@ class PlanRow(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class IntentRow(Value):
-    """A creation that a member sent or is about to send, at `sent`.
+    """A creation that a member sends, or has sent, at `sent`.
 
-    `identity` and `digest` say which job it is for. `state`: `sent`, `accepted` (then `task_id`
-    names its task), `refused` (nothing was charged), or `doubt`.
+    `identity` and `digest` identify its job. `state` is `sent`, `accepted` (then `task_id` names
+    its task), `refused` (nothing was charged) or `doubt`.
     """
 
     member: str
@@ -507,7 +519,7 @@ class IntentRow(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class DoneRow(Value):
-    """A job whose task succeeded at `at`: its result can be fetched again by `task_id`."""
+    """A job whose task succeeded at `at`; its result can be fetched again by `task_id`."""
 
     identity: str
     digest: str
@@ -523,10 +535,10 @@ LedgerRow: TypeAlias = (
 
 @attrs.frozen(eq=False, repr=False)
 class LedgerRead(Value):
-    """What other members wrote since the last time; the ledger's lock is held.
+    """The ledger was read: `rows` are those that other members wrote since the last time.
 
-    `gone` are members that left or died. `afresh`: the ledger was new, so `rows` are all that there
-    are, and what was known of other members no longer counts.
+    The ledger's lock is held. `gone` are members that left or died. `afresh`: all of the ledger was
+    read, so `rows` are all its rows, and former knowledge of other members no longer counts.
     """
 
     rows: tuple[LedgerRow, ...] = ()
@@ -572,14 +584,14 @@ OfPoll: TypeAlias = (
 Event: TypeAlias = ClientEvent | Issued | LedgerRead | Answer
 
 
-# What observers of a driver are told.
+# The interface of a driver's observers.
 
 
 @attrs.frozen(eq=False, repr=False)
 class Observed(Value):
-    """An event as the driver hands it to the scheduler, `at` in UTC, with what the wire said.
+    """An event that the driver gives to the scheduler, at the time `at` in UTC.
 
-    `status` and `request_id` are those of the answer, None where none came or it was no answer.
+    `status` and `request_id` are those of the answer; None if the event is not an answer.
     """
 
     event: Event
@@ -589,12 +601,12 @@ class Observed(Value):
 
 
 class Observer(Protocol):
-    """Somebody who watches a driver, in its event loop; errors are logged, and nothing waits."""
+    """An observer of a driver, called in the driver's event loop; its errors are logged."""
 
     def observe(self, observed: Observed, statistics: Callable[[], Statistics]) -> None:
-        """Take note of an event; `statistics` describes the state after it."""
+        """Handle an event; `statistics` returns the state after it."""
         ...
 
     def leave(self) -> None:
-        """Take note that the driver has ended: nothing more comes of it."""
+        """Handle the end of the driver; no further event comes."""
         ...

@@ -1,6 +1,6 @@
 """Frozen values of the public API: jobs, settings, and answers about the account.
 
-They hold seconds, units and counts, and know nothing of the wire, a clock or a loop.
+They hold seconds, units and counts. They know neither the vendor's JSON nor a clock nor a loop.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MOST_OUTPUTS: Final = 200
 
 
 def _must_be_text(instance: object, field: str, value: object) -> None:
-    # The type is checked too: a number is no template, and no key.
+    # The type is checked too: a number is neither a template nor a key.
     if not isinstance(value, str) or not value.strip():
         name = f"{type(instance).__name__}.{field}"
         raise JobRefused(f"{name} is {quoted(value)}; it must be text that is not empty.")
@@ -43,21 +43,27 @@ def _text_or_none(
 
 def _expression(_instance: object, _attribute: object, value: str) -> None:
     if value not in EXPRESSIONS:
-        raise JobRefused(f"expression {quoted(value)} is none of {', '.join(EXPRESSIONS)}.")
+        raise JobRefused(
+            f"expression is {quoted(value)}; it must be one of {', '.join(EXPRESSIONS)}."
+        )
 
 
 def _count(_instance: object, _attribute: object, value: int) -> None:
     if type(value) is not int or not 1 <= value <= _MOST_OUTPUTS:
         raise JobRefused(
-            f"output_count {quoted(value)} is not a whole number from 1 to {_MOST_OUTPUTS}."
+            f"output_count is {quoted(value)}; it must be a whole number from 1 to {_MOST_OUTPUTS}."
         )
 
 
 @attrs.frozen(eq=False, repr=False)
 class FileId(Value):
-    """A picture that is already at the vendor, by the `file_id` of its registration.
+    """A picture or video that the vendor has already, by its file id; any job takes it as a source.
 
-    Raises `JobRefused` where it is empty. (contract: Register the file)
+        file = await client.upload("selfie.jpg")      # or: FileId("id from elsewhere")
+        result = await client.run(Smile(file))
+
+    The vendor deletes the file together with any task that used it. Raises `JobRefused` for an
+    empty `value`. (contract: Register the file)
     """
 
     value: str = attrs.field(validator=_text)
@@ -65,7 +71,7 @@ class FileId(Value):
 
 @runtime_checkable
 class BinaryFile(Protocol):
-    """A file object in binary mode, such as `open(path, "rb")` gives."""
+    """A file object in binary mode, such as `open(path, "rb")` returns."""
 
     def read(self, size: int = -1, /) -> bytes:
         """Read up to `size` bytes; b"" at the end."""
@@ -74,11 +80,11 @@ class BinaryFile(Protocol):
 
 @runtime_checkable
 class PillowImage(Protocol):
-    """What `PIL.Image.Image` is, for type checkers: Pillow need not be there."""
+    """The part of `PIL.Image.Image` that a source needs; Pillow need not be installed."""
 
     @property
     def mode(self) -> str:
-        """How its pixels are stored."""
+        """The format of its pixels, such as "RGB"."""
         ...
 
     @property
@@ -115,9 +121,12 @@ def _shown(source: Source) -> str:
 
 @attrs.frozen(eq=False, repr=False)
 class JobInput(Value):
-    """One input of a job: `source` is sent under `name`, as one of several where it has an `index`.
+    """One input of a job: a picture or video, and the name under which it is sent.
 
-    "src" is sent as `src_file_id` or `src_file_url`, and several as `src_file_ids` or `..._urls`.
+    - `name`: "src" is sent as `src_file_id`, or as `src_file_url` if the source is a URL.
+    - `source`: as in `Smile`.
+    - `index`: the place in a list of inputs, which is sent as `src_file_ids` or `src_file_urls`;
+      None for a single input.
     """
 
     name: str
@@ -126,17 +135,21 @@ class JobInput(Value):
 
 
 class Job(Value):
-    """The base of the features' jobs; use `Smile`, `Avatar`, `Studio` or `Feature`.
+    """The base of all jobs, for annotations; make a `Smile`, `Avatar`, `Studio` or `Feature`.
 
-    `feature` is the vendor's name in the path; `formats` the types that it takes, by their first
-    bytes; `longest_side` in pixels and `largest` in bytes bound the picture (contract: Input
-    pictures), and so does `longest_shape`, how many times its short side the long one may be.
-    `largest_video` in bytes bounds a video. `reusable`: an equal job that is finished is fetched
-    again, not bought again.
+    - `feature`: the vendor's name of the feature, as in the path of its requests.
+    - `source`: the picture; `key`: your own identity of the job, or None.
+    - `formats`: the types of picture that the feature accepts.
+    - `longest_side` in pixels, `largest` in bytes, `longest_shape` (long side divided by short
+      side): the limits of a picture. `largest_video` in bytes: that of a video.
+    - `reusable`: whether the result of an equal job that has finished is fetched again instead of
+      bought again, by default (`Client(reuse=...)`).
+
+    (contract: Input pictures)
     """
 
-    # Declared only: a field of the base would come before those of the features. They are no class
-    # variables, since a `Feature` has a path of its own.
+    # Only declared: attrs would put fields of the base before those of the features. They are not
+    # class variables, since a `Feature` has a path of its own.
     feature: str
     formats: tuple[str, ...]
     reusable: bool = True
@@ -151,7 +164,7 @@ class Job(Value):
 
     @property
     def inputs(self) -> tuple[JobInput, ...]:
-        """What the task is made of, beside its parameters."""
+        """The pictures and videos that the task is made from."""
         return (JobInput("src", self.source),)
 
     @property
@@ -161,33 +174,42 @@ class Job(Value):
 
     @property
     def units(self) -> int:
-        """Units charged at creation by the documented prices (contract: Expiry and charging)."""
+        """The units charged at creation, by the documented prices.
+
+        (contract: Expiry and charging)
+        """
         return 1
 
     @property
     def priced(self) -> bool:
-        """Whether `units` is what it costs; False where nobody knows the price."""
+        """Whether `units` is the price; False if the price is unknown."""
         return True
 
     @property
     def usual(self) -> tuple[float, float] | None:
-        """The shortest and longest documented duration in seconds, None where there is none.
+        """The shortest and longest documented duration in seconds; None if none is documented.
 
-        It weighs as much as one observed task of that duration (contract: Durations seen).
+        The scheduler gives it the weight of one observed task. (contract: Durations seen)
         """
         return None
 
 
 @attrs.frozen(eq=False, repr=False)
 class Smile(Job):
-    """One portrait, made to smile: 1 unit.
+    """Make the person in a portrait smile; costs 1 unit.
 
-    `source` is a path, bytes, a binary file (read once), an image of Pillow's, an http(s) URL or a
-    `FileId`: jpg, png or heic under 10 MiB, long side at most 4096 px and 20 times the short one,
-    one person. `Client(fit=True)` makes many others into that. An image of Pillow's is sent as PNG
-    (as JPEG of quality 95 where that would be too large); the digest of what is sent is the job's
-    identity. `key` is your own identity for the job. Raises `JobRefused` for an unknown expression
-    and an empty key. (contract: Create the task)
+        result = await client.run(Smile("selfie.jpg"))
+        await result.save("smiling.jpg")
+
+    - `source`: a path, bytes, a binary file (read once), a Pillow image, an http(s) URL, or a
+      `FileId`. The picture is a jpg, png or heic of one person, under 10 MiB; its long side has at
+      most 4096 px and is at most 20 times the short one. `Client(fit=True)` converts many others. A
+      Pillow image is sent as PNG, or as JPEG of quality 95 if the PNG would be too large.
+    - `expression`: "smile_with_teeth_visible" or "closed_mouth_smile".
+    - `key`: your own identity of the job, such as a customer number. Without one the identity is
+      made from the bytes that are sent. Jobs of equal identity share one task.
+
+    Raises `JobRefused` for an unknown expression and an empty key. (contract: Create the task)
     """
 
     feature = "ai-smile"
@@ -201,16 +223,16 @@ class Smile(Job):
 
     @property
     def usual(self) -> tuple[float, float]:
-        """5 to 20 s, an assumption: no duration is recorded (contract: Durations seen)."""
+        """5 to 20 s: an assumption, since no duration is recorded (contract: Durations seen)."""
         return 5.0, 20.0
 
 
 @attrs.frozen(eq=False, repr=False)
 class _Styled(Job):
-    """Pictures of one portrait in a style: the fields that such features have in common."""
+    """The fields that the features with a style have in common."""
 
     formats = ("jpg", "png")
-    # Another try gives other pictures, which is often the reason for it.
+    # Another run gives other pictures, and users often run a job again for that reason.
     reusable = False
 
     source: Source = attrs.field(repr=_shown)
@@ -220,25 +242,31 @@ class _Styled(Job):
 
     @property
     def outputs(self) -> int:
-        """`output_count`."""
+        """The number of resulting pictures: `output_count`."""
         return self.output_count
 
 
 @attrs.frozen(eq=False, repr=False)
 class Avatar(_Styled):
-    """`output_count` (1 to 200) avatars of one portrait: 1 unit per 4, rounded up.
+    """Make avatars of the person in a portrait; costs 1 unit per 4 pictures, rounded up.
 
-    `source` as in `Smile`: jpg or png under 10 MiB, long side at most 4096 px. `template_id` is the
-    style; `client.templates()` lists them. `key` is your own identity for the job. Raises
-    `JobRefused` for a count outside 1..200, an empty template and an empty key. (contract: Create
-    the task)
+        result = await client.run(Avatar("selfie.jpg", "male_studio_00", output_count=8))
+        await result.save("avatars/")                 # 8 pictures, 2 units
+
+    - `source`: as in `Smile`, a jpg or png under 10 MiB whose long side has at most 4096 px.
+    - `template_id`: the style; `client.templates()` lists them.
+    - `output_count`: the number of pictures, 1 to 200; 4 by default.
+    - `key`: as in `Smile`.
+
+    Raises `JobRefused` for a count outside 1 to 200, an empty template and an empty key. (contract:
+    Create the task)
     """
 
     feature = "ai-avatar"
 
     @property
     def units(self) -> int:
-        """1 per 4 pictures, rounded up."""
+        """The units charged at creation: 1 per 4 pictures, rounded up."""
         return -(-self.output_count // 4)
 
     @property
@@ -249,27 +277,36 @@ class Avatar(_Styled):
 
 @attrs.frozen(eq=False, repr=False)
 class Studio(_Styled):
-    """`output_count` (1 to 200) studio pictures of one portrait: 1 unit per 2, rounded up.
+    """Make studio pictures of the person in a portrait; costs 1 unit per 2, rounded up.
 
-    The fields are those of `Avatar`; `client.templates(Studio)` lists the styles. Fields, price and
-    the shape of the result are read from the vendor's prose, not from its schema, and no task was
-    recorded. Raises `JobRefused` as `Avatar` does. (contract: Other features)
+        async for style in client.templates(Studio):
+            print(style.id, style.title)
+        result = await client.run(Studio("selfie.jpg", "style id", output_count=4))
+
+    The fields are those of `Avatar`: `source`, `template_id`, `output_count` (1 to 200), `key`.
+    Fields, price and result follow the text of the vendor's documents, which has no schema for
+    them; no real task was recorded. Raises `JobRefused` as `Avatar` does. (contract: Other
+    features)
     """
 
     feature = "ai-studio"
 
     @property
     def units(self) -> int:
-        """1 per 2 pictures, rounded up."""
+        """The units charged at creation: 1 per 2 pictures, rounded up."""
         return -(-self.output_count // 2)
 
 
 @attrs.frozen(eq=False, repr=False)
 class Placeholder(Value):
-    """Stands in the parameters of a `Feature` for the id of one of its inputs.
+    """Stand for the id of an input in the parameters of a `Feature`.
 
-    `name` is the input's, `index` its place where there are several under that name. An input at a
-    URL has no id, so that its URL is sent. (contract: Other features)
+        Feature("a-feature", {"layers": [{"file": Placeholder("ref")}]}, src="a.jpg", ref="b.png")
+
+    - `name`: the name of the input, as it was passed to `Feature`.
+    - `index`: its place in a list of inputs, from 0.
+
+    An input that is given by URL has no id; its URL is sent instead. (contract: Other features)
     """
 
     name: str
@@ -280,7 +317,7 @@ Version: TypeAlias = Literal["v2.0", "v2.1"]
 Inputs: TypeAlias = "Source | Sequence[Source] | None"
 
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-# What other processes read of a task holds it; the vendor's longest path has 40 characters.
+# Rows of the ledger hold the path, so it is bounded; the vendor's longest has 40 characters.
 _LONGEST_PATH: Final = 256
 _CALLS: Final = {"delete", "template"}
 _INPUT: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
@@ -292,7 +329,7 @@ _MARK: Final = "$input"
 def feature_name(path: object, version: str = "v2.0") -> str:
     """Return the name of the feature at `path`: "skin-analysis", or "skin-analysis@v2.1".
 
-    Raises `JobRefused` for a path that would lead elsewhere and for an unknown version.
+    Raises `JobRefused` for an unknown version, and for a path that would name another call.
     """
     if (
         not isinstance(path, str)
@@ -300,16 +337,17 @@ def feature_name(path: object, version: str = "v2.0") -> str:
         or not all(map(_SEGMENT.fullmatch, path.split("/")))
     ):
         raise JobRefused(
-            f"{quoted(path)} is no path of a feature: it has letters, digits and hyphens, with "
-            'slashes between its parts, as "skin-analysis" and "2d-vto/ring" have.'
+            f"{quoted(path)} is not the path of a feature: a path has letters, digits and hyphens, "
+            'with slashes between its parts, such as "skin-analysis" or "2d-vto/ring".'
         )
     if other := next((each for each in path.split("/") if each.lower() in _CALLS), None):
         raise JobRefused(
-            f"{quoted(path)} is no feature: tasks at {quoted(other)} are other calls of the vendor."
+            f"{quoted(path)} is not a feature: {quoted(other)} in a path is another of the "
+            "vendor's calls."
         )
     if version not in get_args(Version):
         known = ", ".join(get_args(Version))
-        raise JobRefused(f"version {quoted(version)} is none of {known}.")
+        raise JobRefused(f"version is {quoted(version)}; it must be one of {known}.")
     return path if version == "v2.0" else f"{path}@{version}"
 
 
@@ -320,33 +358,38 @@ def _price(_instance: object, _attribute: object, value: int | None) -> None:
 
 @attrs.frozen(eq=False, repr=False, init=False)
 class Feature(Job):
-    """Any feature of the vendor, by its `path` and `params`; kept alive and charged as the others.
+    """Run any feature of the vendor by its path and parameters; costs what the vendor's page says.
 
         Feature("skin-analysis", {"dst_actions": ["acne"], "format": "json"}, src="a.jpg")
         Feature("text-to-image/youcam", {"model": "youcam-image-v2", "prompt": "a fox"})
 
-    `path` is what stands behind `/task/` in the vendor's pages ("2d-vto/ring", "face-swap/
-    pre-process"), `version` what stands before it ("v2.0" or "v2.1"). `params` are sent as they
-    are; None at their top level is left out.
+    - `path`: the part behind `/task/` in the vendor's pages, such as "2d-vto/ring" or
+      "face-swap/pre-process".
+    - `params`: the parameters, sent as they are; a top-level entry that is None is left out. A
+      `Placeholder` in them stands for the id of an input.
+    - `src`, `ref`, `mask` and any other name: the inputs, if the feature needs any. `src=x` is sent
+      as `src_file_id`, or as `src_file_url` for a URL; `ref=[x, y]` as `ref_file_ids` or
+      `ref_file_urls`; `mask` under the vendor's name `msk`.
+    - `version`: the part before `/task/` in the vendor's pages, "v2.0" or "v2.1".
+    - `units`: the price from the vendor's page, rounded up. A spending limit (`max_units`) needs
+      it.
+    - `key`: your own identity of the job, as in `Smile`.
 
-    Inputs: `src=x` is sent as `src_file_id` or, for a URL, as `src_file_url`; `ref=[x, y]` as
-    `ref_file_ids` or `ref_file_urls`; any other name likewise, and `mask` by the vendor's `msk`. An
-    input is a picture (jpg, png, heic, webp, gif, bmp or tiff, under 10 MiB) or a video (mp4 or
-    mov, under 100 MiB), given as a path, bytes, a binary file (read once), an image of Pillow's, an
-    http(s) URL or a `FileId`. What a feature takes of these is on its page and is not checked here:
-    `Client(fit=True)` changes only what is too many bytes, turned by EXIF, or of odd colours. A
-    `Placeholder` in `params` stands for the id of an input. There may be no input at all.
+    An input is a picture (jpg, png, heic, webp, gif, bmp or tiff, under 10 MiB) or a video (mp4 or
+    mov, under 100 MiB): a path, bytes, a binary file (read once), a Pillow image, an http(s) URL,
+    or a `FileId`. The limits of a single feature are on its page and are not checked here;
+    `Client(fit=True)` changes only pictures of too many bytes, pictures turned by EXIF, and colours
+    that the vendor shows wrongly.
 
-    `units` is the price, which only the vendor's page knows; round a fraction up. A spending limit
-    (`max_units`) needs it. `key` is your own identity for the job.
+    `source` is the first input, or empty. `reusable` is False for a feature without inputs, since
+    text alone gives another result each time.
 
-    The result is `Result.raw`, the vendor's answer; its files are `Result.outputs`. Raises
-    `JobRefused` for a path, version, name of an input, price or parameters that cannot work.
-    (contract: Other features)
+    `Result.raw` is the vendor's answer and `Result.outputs` its files. Raises `JobRefused` for a
+    path, version, input name, price or parameters that cannot work. (contract: Other features)
     """
 
     formats = ("jpg", "png", "heic", "webp", "gif", "bmp", "tiff", "mp4", "mov")
-    # Each feature has bounds of its own, which are not known here.
+    # Each feature has limits of its own, which are not known here.
     longest_side = math.inf
 
     path: str
@@ -382,9 +425,9 @@ class Feature(Job):
             price=units,
             key=key,
             feature=feature_name(path, version),
-            # Empty text where there is none: a source is no optional thing in other jobs.
+            # Empty text if there is none, since every other job has a source.
             source=inputs[0].source if inputs else "",
-            # Made of words alone, another try gives another result, which is often the reason.
+            # A task made from text alone gives another result each time, which users often want.
             reusable=bool(inputs),
         )
 
@@ -407,46 +450,48 @@ class Feature(Job):
 
     @property
     def params(self) -> dict[str, object]:
-        """A copy of its parameters, with the placeholders in them."""
+        """A copy of the parameters, with their placeholders."""
         return cast("dict[str, object]", placeholders_filled(self._params, lambda each: each))
 
     @property
     def params_json(self) -> str:
-        """Its parameters as JSON, the same text for equal ones."""
+        """The parameters as JSON; equal parameters give equal text."""
         return self._params
 
     @property
     def inputs(self) -> tuple[JobInput, ...]:
-        """Its inputs, those under one name side by side."""
+        """The inputs, those of one name next to each other."""
         return self._inputs
 
     @property
     def units(self) -> int:
-        """The given price, else 1 unit, the least that a task may cost."""
+        """The price that was given, else 1 unit, the least that a task can cost."""
         return 1 if self.price is None else self.price
 
     @property
     def priced(self) -> bool:
-        """Whether its price was given."""
+        """Whether a price was given."""
         return self.price is not None
 
 
 def _as_inputs(name: str, given: Inputs) -> list[JobInput]:
-    """Return the inputs that were `given` for `name`. Raises `JobRefused`."""
+    """Return the inputs that were `given` under `name`. Raises `JobRefused`."""
     if given is None:
         return []
     if not _INPUT.fullmatch(name):
-        raise JobRefused(f"{quoted(name)} is no name of an input: use a-z, 0-9 and _, as in src.")
+        raise JobRefused(
+            f"{quoted(name)} is not the name of an input: use a-z, 0-9 and _, as in src."
+        )
     name = "msk" if name == "mask" else name
     if not isinstance(given, list | tuple):
         return [JobInput(name, cast("Source", given))]
     if not given:
-        raise JobRefused(f"{name} is an empty list; leave it out where there is none.")
+        raise JobRefused(f"{name} is an empty list; leave it out if there is no such input.")
     return [JobInput(name, source, index) for index, source in enumerate(given)]
 
 
 def _encoded(params: object, inputs: Sequence[JobInput]) -> str:
-    """Return `params` as JSON. Raises `JobRefused` for what cannot be sent."""
+    """Return `params` as JSON. Raises `JobRefused` for values that cannot be sent."""
     if not isinstance(params, Mapping):
         raise JobRefused(f"params is {quoted(type(params).__name__)}; it must be a dictionary.")
     entries = cast("Mapping[object, object]", params)
@@ -454,7 +499,8 @@ def _encoded(params: object, inputs: Sequence[JobInput]) -> str:
     taken = {f"{each.name}{end}" for each in inputs for end in _ENDS}
     if clash := next((name for name in entries if name in taken), None):
         raise JobRefused(
-            f"params has {quoted(clash)}, which stands for an input; give one of both."
+            f"params has {quoted(clash)}, but an input is sent under that name; leave out one of "
+            "the two."
         )
     try:
         given = {name: value for name, value in entries.items() if value is not None}
@@ -463,7 +509,7 @@ def _encoded(params: object, inputs: Sequence[JobInput]) -> str:
         )
     except (ValueError, RecursionError) as exc:
         raise JobRefused(
-            "params holds a number that is not finite, or is nested too deep."
+            "params holds a number that is not finite, or is nested too deeply."
         ) from exc
     return text
 
@@ -476,21 +522,23 @@ def _plain(value: object, there: set[tuple[str, int]]) -> object:
         case Placeholder(name, index):
             name = "msk" if name == "mask" else name
             if (name, index) not in there:
-                raise JobRefused(f"params names the input {quoted(name)} [{index}]; there is none.")
+                raise JobRefused(
+                    f"params names the input {quoted(name)} [{index}], which was not given."
+                )
             return {_MARK: name, "index": index}
         case Mapping():
             entries = cast("Mapping[object, object]", value)
             if _MARK in entries:
                 return _plain(_placeholder(entries), there)
             if not all(isinstance(name, str) for name in entries):
-                raise JobRefused("params has a name that is no text.")
+                raise JobRefused("params has a name that is not text.")
             return {cast("str", name): _plain(each, there) for name, each in entries.items()}
         case list() | tuple():
             return [_plain(each, there) for each in cast("Sequence[object]", value)]
         case _:
             kind = quoted(type(value).__name__)
             raise JobRefused(
-                f"params holds a {kind}; it takes text, numbers, true and false, None, lists, "
+                f"params holds a {kind}; it may hold text, numbers, True and False, None, lists, "
                 "dictionaries and placeholders."
             )
 
@@ -508,7 +556,7 @@ def _placeholder(entries: Mapping[object, object]) -> Placeholder:
 
 
 def placeholders_filled(params: str, fill: Callable[[Placeholder], object]) -> object:
-    """Return what `Feature.params_json` says, with the value of `fill` for each placeholder."""
+    """Decode `Feature.params_json`, with the value of `fill` in place of each placeholder."""
 
     def restored(value: dict[str, object]) -> object:
         return (
@@ -524,7 +572,7 @@ def must_be_job(thing: object) -> None:
     """Raise `JobRefused` unless `thing` is a job of a feature."""
     if not isinstance(thing, Job) or type(thing) is Job:
         raise JobRefused(
-            f"{quoted(type(thing).__name__)} is no job: pass a Smile, an Avatar or a Feature."
+            f"{quoted(type(thing).__name__)} is not a job: pass a Smile, Avatar, Studio or Feature."
         )
 
 
@@ -542,9 +590,15 @@ def _whole(instance: object, attribute: attrs.Attribute[int], value: int) -> Non
 
 @attrs.frozen(eq=False, repr=False)
 class Limits(Value):
-    """The limits of the key: `requests` per `period` seconds, and `per_second`.
+    """The vendor's request limits of the key, which the client keeps.
 
-    Raises `ConfigurationError` for a value that is no positive number. (contract: Limits)
+        Client(limits=Limits(requests=200))           # leave 50 of 250 to another program
+
+    - `requests`: how many requests may be sent in any `period`; 250.
+    - `period`: the length of that window in seconds; 300.
+    - `per_second`: how many requests may be sent in any second; 5.
+
+    Raises `ConfigurationError` for a value that is not a positive number. (contract: Limits)
     """
 
     requests: int = attrs.field(default=250, validator=_whole)
@@ -553,13 +607,13 @@ class Limits(Value):
     _whole: Limits | None = attrs.field(default=None, init=False, eq=False, repr=False)
 
     def split(self, parts: int) -> Limits:
-        """Return the share of one of `parts` processes on the same key.
+        """Return the share of one of `parts` processes that use the same key.
 
-        Processes that share the key by a ledger (`Client(share=...)`) use the whole together, so a
-        share counts only where there is none.
+            Client(limits=Limits().split(3), share=None)      # in each of three processes
 
-        Raises `ConfigurationError` where a share would be less than one request a second, which no
-        longer keeps the per-second limit for sure.
+        Processes that share the key by a ledger (`Client(share=...)`) use the whole limits
+        together, so shares are only for processes without one. Raises `ConfigurationError` if a
+        share would be less than one request a second.
         """
         if type(parts) is not int or not 1 <= parts <= min(self.per_second, self.requests):
             raise ConfigurationError(
@@ -572,9 +626,9 @@ class Limits(Value):
 
     @property
     def whole(self) -> Limits:
-        """The limits that were split into shares; themselves where they were not.
+        """The limits that `split` divided; the limits themselves if they are not a share.
 
-        Processes that share the key by a ledger need no shares: the whole counts for all of them.
+        Processes that share the key by a ledger keep the whole limits together.
         """
         return self if self._whole is None else self._whole
 
@@ -586,7 +640,10 @@ ASSUMED_LEASE: Final = 10.0
 
 
 class MeasuredLease(float):
-    """`Polling(lease="measured")`: the assumed lease until the client has read the measured one."""
+    """The lease of `Polling(lease="measured")`.
+
+    It is the assumed lease until the client has read the measured one.
+    """
 
     def __repr__(self) -> str:
         return "'measured'" if self == ASSUMED_LEASE else f"{float(self)} (measured)"
@@ -614,31 +671,31 @@ def _completion(_instance: object, _attribute: object, value: object) -> None:
 
 @attrs.frozen(eq=False, repr=False)
 class Polling(Value):
-    """How tasks are kept alive, in seconds.
+    """How running tasks are kept alive; all times in seconds.
 
-    `lease`: a running task that is not polled for so long is lost (the true value is open; 10 is
-    assumed). "measured" takes 0.8 of what a task of yours survived when `perfect-async doctor
-    --measure-lease` (or `Client.measure_lease`) was run with this key and host, and never less than
-    10; the first task that is lost inside it puts the client back to 10.
+        Client(polling=Polling(give_up_after=300, insured=60))
 
-    `interval`: the least time between two polls of a task where the vendor names no
-    `polling_interval`. `give_up_after`: a task older than this is abandoned, and its units are
-    lost.
-
-    `insured`: every task in flight can be polled for at least this long, whatever happens, since no
-    more tasks are created. Longer tasks are covered as far as the durations seen make them likely.
-    So nothing is lost while durations stay as they were, nor while all tasks slow down to
-    `insured`; in a slowdown beyond it, the tasks that the window cannot hold are lost with their
-    units. `give_up_after` or more is strict: nothing is lost whatever the durations, and 50
-    pictures take about twice the time, 1000 the same. Less than the default is faster for some
-    dozens of pictures, and puts the tasks in flight at stake when the engine slows down.
-
-    `completion`: how the end of a task is noticed. "poll": by polls alone. "both": polls keep tasks
-    alive, and a notification ends the wait; the default with a `webhook_secret`. "webhook": no
-    polls between creation and notification, as the vendor describes it; a picture then costs two
-    requests, and a task that is long overdue is polled all the same. The vendor says nowhere that a
-    webhook lifts the rule that a task is lost when it is not polled for 10 s. So "webhook" risks
-    units: try it with a few tasks that run for longer.
+    - `lease`: how long a running task may go without a poll before the vendor drops it. The
+      vendor's documents disagree, so the shortest value, 10, is assumed. "measured" uses 0.8 of
+      what a task survived in `perfect-async doctor --measure-lease` (or `Client.measure_lease`)
+      with this key and host, and never less than 10. If a task is lost within it, the client goes
+      back to 10.
+    - `interval`: the least time between two polls of a task if the vendor names no
+      `polling_interval`; 2.
+    - `give_up_after`: a task that runs for longer is abandoned, and its units are lost; 600.
+    - `insured`: how long every running task can be polled for certain; 120. The client creates a
+      task only if that holds for all of them. Longer tasks are covered as far as the observed
+      durations make them likely, so no task is lost unless all of them slow down beyond `insured`;
+      then the tasks that the request window has no polls for are lost with their units.
+      `insured=give_up_after` loses no task whatever the durations, but 50 pictures take about twice
+      the time (1000 the same). A value below 120 is faster for some dozens of pictures, and risks
+      running tasks when the vendor's engine slows down.
+    - `completion`: how the client learns that a task has ended. "poll": by polls; the default
+      without a `webhook_secret`. "both": polls keep tasks alive and a notification ends the wait;
+      the default with one. "webhook": no polls between creation and notification, as the vendor
+      describes it, so that a picture costs two requests; only a task that is long overdue is
+      polled. The vendor does not say that a webhook keeps an unpolled task alive, so "webhook"
+      risks units: try it first with a few tasks that run for longer than 10 s.
 
     Raises `ConfigurationError` for values that cannot work. (contract: Expiry and charging)
     """
@@ -652,28 +709,37 @@ class Polling(Value):
     def __attrs_post_init__(self) -> None:
         if self.lease < 1:
             raise ConfigurationError(
-                f"Polling.lease is {self.lease}; under 1 s no poll has time for a second try."
+                f"Polling.lease is {self.lease} s; it must be at least 1 s, so that a failed poll "
+                "can be sent again in time."
             )
         if self.give_up_after < self.lease:
             raise ConfigurationError(
-                f"Polling.give_up_after ({self.give_up_after}) is below the lease ({self.lease})."
+                f"Polling.give_up_after is {self.give_up_after} s; it must be at least "
+                f"Polling.lease ({self.lease} s)."
             )
 
     @property
     def measured(self) -> bool:
-        """Whether the lease is the measured one."""
+        """Whether `lease` was given as "measured"."""
         return isinstance(self.lease, MeasuredLease)
 
 
 @attrs.frozen(eq=False, repr=False)
 class Timeouts(Value):
-    """The longest times of single exchanges, in seconds; all but `connect` for the whole exchange.
+    """How long single requests may take, in seconds.
 
-    `connect` is generous since one of the vendor's hosts is slow to connect (contract: Base URL and
-    headers). `request` bounds a call that creates nothing and one that creates; a poll that is
-    silent is asked again long before. `upload` and `download` bound one picture, and `video` the
-    upload of a video and the download of what a `Feature` gives, which may be one. Raises
-    `ConfigurationError` for a value that is no positive number.
+        Client(timeouts=Timeouts(request=60, upload=300))
+
+    - `connect`: to connect to a host; 10, since one of the vendor's hosts is slow to connect. The
+      others count from the start of a request to the end of its answer.
+    - `request`: one call to the vendor's API; 30. A poll without an answer is sent again long
+      before.
+    - `upload`, `download`: one picture; 120 each.
+    - `video`: the upload of a video, and the download of a file of a `Feature`, which may be one;
+      900.
+
+    Raises `ConfigurationError` for a value that is not a positive number. (contract: Base URL and
+    headers)
     """
 
     connect: float = attrs.field(default=10.0, validator=_positive)
@@ -685,11 +751,18 @@ class Timeouts(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Progress(Value):
-    """The progress of a batch: numbers of jobs, `units` charged net of returns, `eta` in seconds.
+    """The progress of a batch: `batch.progress` returns one at any time.
 
-    `done`, `failed`, `running` (at the vendor) and `waiting` (not created yet) add up to `total`,
-    which is None while the jobs' source has not ended and has no length. `eta` counts from now; it
-    comes from the request budget and is None while there is nothing to compute it from.
+        progress = batch.progress
+        print(f"{progress.done} of {progress.total}, {progress.units:g} units")
+
+    - `total`: the number of jobs; None while jobs come from a source without a length, such as a
+      generator, that has not ended.
+    - `done`, `failed`, `running` (the vendor has the task), `waiting` (not created yet): how many
+      jobs are in each state; together they are `total`.
+    - `units`: the units charged so far, less those returned.
+    - `eta`: the seconds until the last job ends, estimated from the request window and observed
+      durations; None while it cannot be estimated.
     """
 
     total: int | None
@@ -703,9 +776,14 @@ class Progress(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Grant(Value):
-    """One source of units: `kind` ("ApiSubsToken", "ApiPaygToken"), `amount` of units, its end.
+    """One source of units of the account, such as a subscription or a purchase.
 
-    `id` is None where the vendor names none, `expires_at` where it does not end. (contract: Units)
+    - `id`: the vendor's number, or None.
+    - `kind`: the vendor's name, such as "ApiSubsToken" or "ApiPaygToken".
+    - `amount`: the units that are left.
+    - `expires_at`: when they expire; None if they do not.
+
+    (contract: Units)
     """
 
     id: int | None
@@ -716,10 +794,16 @@ class Grant(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Units(Value):
-    """The balance in units, None where the vendor names no grants (unknown), and all grants.
+    """The account's balance: the answer of `Client.units`.
 
-    The balance is the sum of the grants that the API can spend: those of a kind that begins with
-    "Api" and that have not expired. (contract: Units)
+        units = await client.units()
+        print(units.balance)
+
+    - `balance`: the units that API calls can spend: the sum of the grants whose kind begins with
+      "Api" and that have not expired. None means unknown: the vendor named no grants.
+    - `grants`: all grants that the vendor names.
+
+    (contract: Units)
     """
 
     balance: float | None

@@ -1,6 +1,6 @@
 """Frozen reports: events and states of jobs, templates, estimates, spending, and statistics.
 
-They hold seconds, units and counts; none of them shows a signed URL.
+They hold seconds, units and counts. No repr of them shows a signed URL.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ TaskState: TypeAlias = Literal["queued", "preparing", "running", "done", "failed
 
 @attrs.frozen(eq=False, repr=False)
 class JobEvent(Value):
-    """Something that was done for a job: what `Task.events` gives.
+    """One step of a job's life: `Task.events` yields them, and `on_event` is called with them.
 
         async for event in task.events():
             print(event.at, event.kind, event.task_id)
 
-    `kind`: "queued" (the client has taken the job), "uploaded" (the vendor has its pictures),
-    "submitted" (the vendor has accepted the task, which is charged), "polled" (an answer about the
-    task came), "finished" (the outcome is there, and saved where that was asked for). A job whose
-    engine failed may be submitted again. `job` is None where only the task's id is known. `task_id`
-    is the task's, None before it is submitted. `at` is in UTC.
+    - `kind`: "queued" (the client has taken the job), "uploaded" (the vendor has its pictures),
+      "submitted" (the vendor has accepted the task and charged it), "polled" (the vendor answered a
+      poll), or "finished" (the outcome is known, and saved if that was asked for). A job on which
+      the vendor's engine failed may be submitted again.
+    - `job`: the job; None if only the task's id is known.
+    - `task_id`: the vendor's id; None before the job is submitted.
+    - `at`: the time, in UTC.
     """
 
     kind: JobEventKind
@@ -41,11 +43,14 @@ class JobEvent(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class TaskStatus(Value):
-    """What the vendor says of a task: what `Client.status` gives.
+    """The state of a task at the vendor: the answer of `Client.status`.
 
-    `status`: "running", "success" or "error". `results` is the vendor's decoded `results` of a
-    success, with signed URLs, so the repr leaves it out; else None. `error` is the error that
-    waiting for the task would raise, None where it runs or has succeeded.
+    - `task_id`: the vendor's id.
+    - `status`: "running", "success" or "error".
+    - `results`: the vendor's decoded `results` of a success, else None. It holds signed URLs, so
+      the repr leaves it out.
+    - `error`: the error that waiting for the task would raise; None if the task runs or has
+      succeeded.
     """
 
     task_id: str
@@ -56,7 +61,11 @@ class TaskStatus(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Template(Value):
-    """A style for `Avatar`: `id` goes into `template_id`; `thumb` is a safe https URL or None.
+    """A style for `Avatar` or `Studio`: `Client.templates` yields them.
+
+    - `id`: the value for `template_id`.
+    - `title`, `category`: the vendor's texts for people.
+    - `thumb`: the https URL of an example picture, or None.
 
     (contract: Templates)
     """
@@ -69,11 +78,13 @@ class Template(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class LeaseBracket(Value):
-    """What `Client.measure_lease` knows after a gap; times in seconds.
+    """The lease as far as `Client.measure_lease` has measured it; times in seconds.
 
-    `survived`: the longest gap through which the task ran, 0.0 before one. `lost`: the gap that
-    lost it, at most, None where none did. `lease`: what `Polling(lease="measured")` would use.
-    `ended`: the task ended during the last gap, which therefore shows nothing.
+    - `task_id`: the task that is polled for the measurement.
+    - `survived`: the longest time without a poll that the task survived; 0.0 at first.
+    - `lost`: the longest that the gap can have been that lost the task; None if none did.
+    - `lease`: the lease that `Polling(lease="measured")` would use.
+    - `ended`: whether the task ended during the last gap, which then shows nothing.
     """
 
     task_id: str
@@ -85,16 +96,21 @@ class LeaseBracket(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Estimate(Value):
-    """The expected cost of `jobs`: `units` in all and `by_feature`, and `seconds` until all end.
+    """The expected cost and duration of jobs: the answer of `Client.estimate`.
 
         estimate = await client.estimate(jobs)
         print(f"{estimate.units:g} units, {estimate.seconds:.0f} s")
 
-    `documented` is True if the vendor's price list did not name every feature, and the documented
-    prices were used for the others (contract: Expiry and charging). `seconds` is the scheduler's
-    reckoning by the request window as it is now, behind the client's other jobs, and no promise.
-    `measured` is True if tasks of each kind were seen to end on this key; where it is False the
-    documented durations, or an assumption, stand in.
+    - `jobs`: the number of jobs.
+    - `units`, `by_feature`: the units of all jobs, and of each feature.
+    - `documented`: True if documented prices were used for features that the vendor's price list
+      does not name.
+    - `seconds`: the time until all jobs end, if they were started now behind the client's other
+      jobs; an estimate, not a promise.
+    - `measured`: True if tasks of each kind have been seen to end on this key; else `seconds`
+      counts on documented or assumed durations.
+
+    (contract: Expiry and charging)
     """
 
     jobs: int
@@ -107,15 +123,18 @@ class Estimate(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class HistoryEntry(Value):
-    """One entry of the account's unit history: what `Client.history` gives.
+    """One entry of the account's unit history: `Client.history` yields them.
 
         async for entry in client.history():
             print(entry.at, entry.action, entry.units)
 
-    `at` is in UTC, None where the vendor gave no time that can be read. `action` is the vendor's
-    name for what was paid, such as "api_hair_style". `units` is the change of the balance as the
-    vendor states it, None where it states none; a charge is negative by its documents, which was
-    not seen (contract: History). `target_id` is the task of a charge or the order of a purchase.
+    - `at`: the time in UTC; None if the vendor's time cannot be read.
+    - `action`: the vendor's name for the charge or credit, such as "api_hair_style".
+    - `units`: the change of the balance as the vendor states it, or None. A charge is negative by
+      the vendor's documents; no real one was recorded.
+    - `target_id`: the id of the task that was charged, or of the order of a purchase.
+
+    (contract: History)
     """
 
     at: datetime | None
@@ -126,12 +145,15 @@ class HistoryEntry(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Spending(Value):
-    """Units since the client opened, by the prices of the features.
+    """Units since the client opened, by the prices of the features: `Statistics.units`.
 
-    `charged`: for tasks that were created, or taken over from a journal. `returned`: after failures
-    of the engine. `at_stake`: charged, or perhaps charged, without a result (lost, abandoned, in
-    doubt). `charged - returned - at_stake` is the price of the delivered pictures when nothing runs
-    and no creation is in doubt.
+    - `charged`: units of the tasks that were created, or taken over from a journal.
+    - `returned`: units that the vendor returned after its engine failed.
+    - `at_stake`: units that were charged, or may have been, without a result: the task was lost or
+      abandoned, or its creation is in doubt.
+
+    If no task runs and no creation is in doubt, `charged - returned - at_stake` is the price of the
+    delivered pictures.
     """
 
     charged: float
@@ -141,29 +163,46 @@ class Spending(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Statistics(Value):
-    """The state of a client: counts since it opened unless said otherwise, times in seconds.
+    """The state of a client: the answer of `Client.statistics`. All times are in seconds.
 
-    `waiting`, `preparing` (registering or uploading), `ready`, `running`: jobs now.
-    `requests_in_window`: requests that occupy the limit's window now; `window_limit`: the number
-    assumed to be allowed in it (below `Limits.requests` after signs of foreign use). `requests`:
-    sent, by kind; `refused`: 429s; `tries`: polls sent again inside a lease; `late`: polls that
-    left after their slot, however little. `cycle`: seconds between two polls of one task;
-    `patience`: seconds until a second poll is sent beside a silent one. `units`: the spending.
-    `blocked`: how often the event loop woke more than half a second late, with or without a poll to
-    send, because other code had blocked it; `Client(isolated=True)` makes that harmless.
+        statistics = client.statistics()
+        print(statistics.running, statistics.requests_in_window, statistics.units.charged)
 
-    `members`: processes (and event loops) that share the key by a ledger now, this one included; 1
-    where it is alone. `requests_by_others`: how many of `requests_in_window` the others sent.
-    `window_wait`: seconds until the first job can be sent, where others have used the window; else
-    0.
+    Jobs now: `waiting`, `preparing` (their pictures are registered or uploaded), `ready` (to be
+    created), `running` (the vendor has the task).
 
-    `limits` and `lease` (seconds): those in force, the strictest of all members. `longest_gap`: the
-    longest time without a poll that a running task was seen to survive, in seconds; it is shown,
-    and nothing is planned by it. `connect`: what making the first connection took; `round_trip`:
-    the last answered API call; `clock_skew`: how far the vendor's clock is ahead of ours by the
-    `Date` of its answer (negative: behind), to about a second. All three in seconds, and None
-    before they are known. `reached`: the vendor has answered a request. `last_failure`: why the
-    last request got no usable answer, None where it got one.
+    Since the client opened:
+
+    - `done`, `failed`: jobs that ended.
+    - `requests`: requests that were sent, by kind; `refused`: how many got a 429.
+    - `tries`: polls that were sent again within a lease.
+    - `late`: polls that left after their time slot, however little.
+    - `blocked`: how often other code blocked the event loop for more than half a second;
+      `Client(isolated=True)` makes that harmless.
+    - `units`: the units that were charged, returned and lost.
+
+    The request window of the key:
+
+    - `requests_in_window`: requests that count against the limit now.
+    - `window_limit`: the limit that the client assumes; below `Limits.requests` after signs that
+      another program uses the key.
+    - `members`: processes and event loops that share the key by a ledger, this one included.
+    - `requests_by_others`: how many of `requests_in_window` the other members sent.
+    - `window_wait`: the time until the first job can be sent if other members have used the window;
+      else 0.
+    - `limits`, `lease`: the settings in force, the strictest of all members.
+
+    Polls and connections:
+
+    - `cycle`: the time between two polls of one task.
+    - `patience`: how long a poll may be without an answer before a second one is sent.
+    - `longest_gap`: the longest time without a poll that a running task was seen to survive. It is
+      only shown; no plan uses it.
+    - `connect`: how long the first connection took; `round_trip`: how long the last API call took;
+      `clock_skew`: how far the vendor's clock is ahead of this machine's, to about a second,
+      negative if it is behind. Each is None before it is known.
+    - `reached`: whether the vendor has answered a request.
+    - `last_failure`: the error of the last request; None if that one got a usable answer.
     """
 
     waiting: int
@@ -188,7 +227,7 @@ class Statistics(Value):
     limits: Limits = Limits()  # noqa: RUF009 - frozen
     lease: float = 10.0
     longest_gap: float = 0.0
-    # Of one client's connections: clients that share all else differ in these.
+    # These are of one client's own connections; clients that share the rest differ in them.
     connect: float | None = attrs.field(default=None, eq=False)
     round_trip: float | None = attrs.field(default=None, eq=False)
     clock_skew: float | None = attrs.field(default=None, eq=False)

@@ -89,7 +89,7 @@ def classes() -> dict[str, type[PerfectError]]:
 
 
 def drawn() -> dict[str, str | None]:
-    """Each error in the drawing and the one it hangs on."""
+    """Each error in the drawing and its parent."""
     parents: dict[str, str | None] = {}
     above: list[str] = []
     for line in (errors.__doc__ or "").splitlines():
@@ -111,18 +111,18 @@ def test_the_drawing_is_the_tree() -> None:
 
 
 def test_every_error_is_public() -> None:
-    """Whatever is raised can be caught by a name from the front door."""
+    """Every error can be imported from `perfect_async`."""
     assert set(classes()) <= set(perfect_async.__all__)
 
 
 def test_this_file_makes_every_error() -> None:
-    """No class is forgotten here."""
+    """The tests of this file make every class of error."""
     assert set(classes().values()) == set(MAKE)
 
 
 @every_error
 def test_the_message_says_what_happened_and_the_hint(kind: type[PerfectError]) -> None:
-    """What is shown begins with what happened and goes on with what to do next."""
+    """The text of an error says first what happened and then what to do next."""
     error = MAKE[kind]("it broke.")
 
     assert "it broke." == error.message
@@ -132,8 +132,8 @@ def test_the_message_says_what_happened_and_the_hint(kind: type[PerfectError]) -
 
 
 @every_error
-def test_the_message_says_the_units(kind: type[PerfectError]) -> None:
-    """Units at stake are named with their number, and not mentioned where there are none."""
+def test_the_message_names_the_units_at_stake(kind: type[PerfectError]) -> None:
+    """The text names the units at stake, and says nothing if there are none."""
     error = MAKE[kind]("it broke.")
     error.units_at_stake = 2.0
     several = str(error)
@@ -147,8 +147,8 @@ def test_the_message_says_the_units(kind: type[PerfectError]) -> None:
 
 
 @every_error
-def test_own_mends(kind: type[PerfectError]) -> None:
-    """Every error has a hint of its own."""
+def test_every_error_has_a_hint_of_its_own(kind: type[PerfectError]) -> None:
+    """No two errors share a hint, except the two that end a task at the vendor."""
     assert "hint" in vars(kind)
     assert 1 == sum(other.hint == kind.hint for other in MAKE) or kind in {
         TaskExpired,
@@ -165,7 +165,7 @@ def test_own_mends(kind: type[PerfectError]) -> None:
 def test_copies_are_equal(
     kind: type[PerfectError], again: Callable[[PerfectError], PerfectError]
 ) -> None:
-    """An error comes out of a copy, a process pool or a queue as it went in."""
+    """An error is unchanged by a copy, a process pool or a queue."""
     error = MAKE[kind]("it broke.")
 
     other = again(error)
@@ -177,7 +177,7 @@ def test_copies_are_equal(
 
 
 def test_a_copied_error_keeps_the_cause_and_not_the_traceback() -> None:
-    """What an error came from belongs to it, where it was raised does not."""
+    """A copied error keeps its cause and drops its traceback."""
     cause = ValueError("why")
     error = ClientClosed("gone.").with_traceback(None)
     error.__cause__ = cause
@@ -191,26 +191,26 @@ def test_a_copied_error_keeps_the_cause_and_not_the_traceback() -> None:
 
 
 def test_a_rejection_has_a_reason() -> None:
-    """What a log wants of a rejected notification is why, without the hint."""
+    """`WebhookRejected.reason` is the message without the hint."""
     assert "stale." == WebhookRejected("stale.").reason
 
 
-def test_what_the_vendor_knows_it_by() -> None:
-    """Status, code and request id of an answer stand at the end, as far as they are known."""
+def test_the_message_ends_with_status_code_and_request_id() -> None:
+    """The text ends with the status, code and request id that are known."""
     full = str(ApiError("no.", status=500, code="Oops", request_id="12"))
 
     assert full.endswith("(HTTP 500, code Oops, request id 12)")
     assert not str(ApiError("no.")).endswith(")")
 
 
-def test_the_task_is_named() -> None:
-    """A task's id stands at the end, quoted since it comes from outside."""
+def test_the_message_names_the_task() -> None:
+    """The text ends with the task's id, quoted since it comes from outside."""
     assert str(TaskExpired("gone.", task_id="a\nb")).endswith("(task 'a\\nb')")
     assert not str(TaskExpired("gone.")).endswith(")")
 
 
-def test_candidates_are_named() -> None:
-    """A doubt names up to three tasks that it may be, quoted, and counts the others."""
+def test_the_message_names_candidates() -> None:
+    """The text names up to three candidates, quoted, and counts the others."""
     assert not str(SubmissionInDoubt("lost.")).endswith(")")
     assert str(SubmissionInDoubt("lost.", candidates=("a\nb",))).endswith("(it may be 'a\\nb')")
     assert str(SubmissionInDoubt("lost.", candidates=tuple("abcde"))).endswith(
@@ -218,8 +218,8 @@ def test_candidates_are_named() -> None:
     )
 
 
-def test_an_unreadable_result_is_kept_and_not_shown() -> None:
-    """What the vendor answered may hold signed URLs: it is an attribute, and in no text."""
+def test_the_raw_result_is_an_attribute_and_in_no_text() -> None:
+    """The vendor's answer may hold signed URLs, so it is in no text of the error."""
     raw = {"url": ["https://store.example/a.jpg?X-Amz-Signature=s3cret"]}
     error = ResultUnreadable("no picture.", raw=raw, task_id="t")
 
@@ -241,7 +241,7 @@ def test_an_unreadable_result_is_kept_and_not_shown() -> None:
 def test_a_failure_that_may_pass_says_try_again(
     passing: PerfectError, lasting: PerfectError
 ) -> None:
-    """Another picture is advised where the picture is at fault, another try where it is not."""
+    """The hint advises another try if the failure may pass, and another picture if not."""
     assert "try again" in str(passing)
     assert "another picture" not in str(passing)
     assert "another picture" in str(lasting)
@@ -266,20 +266,20 @@ def test_a_failure_that_may_pass_says_try_again(
     ],
 )
 def test_sources_are_shown_without_secrets(expected: str, source: str) -> None:
-    """A path is shown as it is; a URL, well written or not, without what may be secret."""
+    """A path is shown as it is; a URL, also a mistyped one, without its secrets."""
     assert expected == shown_source(source)
 
 
 @given(st.text() | st.lists(st.sampled_from([*"/\\@:?#.a", "http", "data:"])).map("".join))
 def test_any_source_can_be_shown(source: str) -> None:
-    """Whatever a source is, showing it does not fail, and leaves no credentials."""
+    """Showing any source does not fail, and shows no credentials."""
     shown = shown_source(source)
 
     assert not re.search(r"[^/\\\s]:[^/\\\s]*@", shown)
 
 
-def test_a_wait_that_ends_is_a_timeout() -> None:
-    """`except TimeoutError` catches it, as for any other wait."""
+def test_a_wait_timeout_is_a_timeout_error() -> None:
+    """`except TimeoutError` catches `WaitTimeout`."""
     assert issubclass(WaitTimeout, TimeoutError)
 
 
@@ -294,13 +294,13 @@ def test_a_wait_that_ends_is_a_timeout() -> None:
     ],
 )
 def test_foreign_text_is_quoted(text: object, expected: str) -> None:
-    """Whatever comes from outside is ASCII, escaped and in quotes."""
+    """Text from outside is shown as ASCII, escaped and in quotes."""
     assert expected == quoted(text)
 
 
 @pytest.mark.parametrize("text", ["x" * 301, "ü" * 100, "\U0001f600" * 10_000])
 def test_foreign_text_is_cut(text: str) -> None:
-    """However long the text and its escapes are, 300 characters remain, closed by a quote."""
+    """Text and its escapes are cut at 300 characters, which end with a quote."""
     shown = quoted(text)
 
     assert 300 == len(shown)
@@ -327,14 +327,14 @@ def test_foreign_text_is_cut(text: str) -> None:
         ("https://a.example/" + "b" * 181 + "…", "https://a.example/" + "b" * 300),
     ],
 )
-def test_urls_are_shown_without_what_signs_them(expected: str, url: str) -> None:
-    """Query, fragment and credentials are gone, control characters escaped, the length bounded."""
+def test_urls_are_shown_without_their_secrets(expected: str, url: str) -> None:
+    """A shown URL has no query, fragment or credentials, is escaped, and has bounded length."""
     assert expected == redacted(url)
 
 
 @given(st.text() | st.lists(st.sampled_from([*"/\\@:?#.a\n", "https:", "é"])).map("".join))
 def test_any_text_can_be_shown(url: str) -> None:
-    """Whatever a URL is, showing it neither fails nor breaks a line nor grows."""
+    """Showing any URL does not fail, breaks no line, and is at most 200 characters long."""
     shown = redacted(url)
 
     assert len(shown) <= 200
@@ -348,13 +348,13 @@ def test_any_text_can_be_shown(url: str) -> None:
     st.sampled_from(["a.example", "127.0.0.1"]),
 )
 def test_credentials_are_never_shown(scheme: str, credentials: str, host: str) -> None:
-    """What stands before an @ in front of the host is dropped, however the URL begins."""
+    """Credentials before the host are dropped, however the URL begins."""
     assert credentials not in redacted(f"{scheme}{credentials}@{host}/a?b")
 
 
 @pytest.mark.parametrize("passing", [True, False])
-def test_a_failure_that_may_pass_is_no_reason_to_change_the_picture(passing: bool) -> None:
-    """An engine that may do it on another try says "try again", also after pickling."""
+def test_a_failure_that_may_pass_does_not_ask_for_another_picture(passing: bool) -> None:
+    """An error that may pass says "try again", also after pickling."""
     error = TaskFailed("it broke.", code="error_inference", passing=passing, task_id="t")
     for each in (error, pickle.loads(pickle.dumps(error))):
         assert passing is ("try again" in str(each))

@@ -1,4 +1,4 @@
-"""The values that people touch: what they take, refuse and show."""
+"""Jobs and settings: the values that they accept and refuse, and their reprs."""
 
 import re
 from collections.abc import Callable
@@ -43,15 +43,15 @@ Make = Callable[..., object]
         ),
     ],
 )
-def test_jobs_outside_what_the_vendor_takes(kind: Make, given: dict[str, object]) -> None:
-    """A parameter that cannot be sent is refused where it is written, and cost nothing."""
+def test_jobs_outside_the_vendors_limits_are_refused(kind: Make, given: dict[str, object]) -> None:
+    """A job is refused when it is made if a parameter is outside the vendor's limits."""
     with pytest.raises(JobRefused, match="Nothing was sent"):
         kind("a.jpg", **given)
 
 
 @pytest.mark.parametrize("value", ["", "  ", None, 7])
 def test_a_file_id_is_text(value: str) -> None:
-    """A file's id that is empty or no text is refused where it is written."""
+    """A file id that is empty or not text is refused when it is made."""
     with pytest.raises(JobRefused, match=re.escape("FileId.value is")):
         FileId(value)
 
@@ -83,14 +83,14 @@ def test_a_file_id_is_text(value: str) -> None:
         (Limits(requests=2).split, {"parts": 3}),
     ],
 )
-def test_settings_that_cannot_work(kind: Make, given: dict[str, object]) -> None:
-    """A setting that cannot work is refused where it is written."""
+def test_settings_that_cannot_work_are_refused(kind: Make, given: dict[str, object]) -> None:
+    """A setting that cannot work is refused when it is made."""
     with pytest.raises(ConfigurationError, match="Nothing was sent"):
         kind(**given)
 
 
-def test_a_share_of_the_limits() -> None:
-    """Four processes with a quarter each stay inside the whole together."""
+def test_limits_are_split_into_shares() -> None:
+    """Four processes with a share each keep the whole limits together."""
     assert Limits(62, 300.0, 1) == Limits().split(4)
     assert Limits() == Limits().split(1)
 
@@ -125,13 +125,13 @@ def test_smiles_cost_a_unit() -> None:
     ],
 )
 def test_a_source_shows_no_secret(source: models.Source, shown: str) -> None:
-    """A job's repr tells where its picture is, and neither its bytes nor what signs its URL."""
+    """A job's repr names its picture without its bytes and without its URL's signature."""
     assert f"Smile(source={shown}," in repr(Smile(source))
     assert "s3cret" not in repr(Smile(source))
 
 
 def test_jobs_are_frozen_values() -> None:
-    """Two jobs that say the same are the same, and cannot be changed."""
+    """Jobs with equal fields are equal, and cannot be changed."""
     job = Smile("a.jpg", key="1")
 
     assert {job} == {Smile("a.jpg", key="1"), job}
@@ -140,14 +140,14 @@ def test_jobs_are_frozen_values() -> None:
 
 
 @pytest.mark.parametrize("thing", ["a.jpg", None, Smile, Job()])
-def test_what_is_no_job(thing: object) -> None:
-    """A job is one of a feature; the general one is none."""
-    with pytest.raises(JobRefused, match="is no job"):
+def test_other_objects_are_not_jobs(thing: object) -> None:
+    """Only a job of a feature is a job; the base class alone is not."""
+    with pytest.raises(JobRefused, match="is not a job"):
         must_be_job(thing)
 
 
 def test_the_general_job_has_the_documented_price() -> None:
-    """A feature that says nothing else gives one picture for one unit, and nobody knows when."""
+    """A feature gives one picture for one unit by default, and no duration is documented."""
     assert (1, 1, None) == (Job().outputs, Job().units, Job().usual)
 
 
@@ -159,19 +159,19 @@ def test_the_general_job_has_the_documented_price() -> None:
         (Avatar("a.jpg", template_id="male_1"), None),
     ],
 )
-def test_what_is_documented_of_durations(job: Job, usual: tuple[float, float] | None) -> None:
-    """An avatar's duration is documented for one picture only, and nothing is made of it."""
+def test_documented_durations(job: Job, usual: tuple[float, float] | None) -> None:
+    """An avatar's duration is documented for one picture only, and not guessed for more."""
     assert usual == job.usual
 
 
 def test_a_completion_is_one_of_three() -> None:
-    """Only the three ways of learning that a task has ended are accepted, or none at all."""
+    """`Polling.completion` is "poll", "webhook", "both" or None."""
     for completion in (None, "poll", "webhook", "both"):
         assert completion == Polling(completion=completion).completion
     with pytest.raises(ConfigurationError, match=r"Polling\.completion is 'hook'"):
         Polling(completion="hook")  # type: ignore[arg-type]
 
 
-def test_jobs_are_jobs() -> None:
+def test_a_job_of_a_feature_is_a_job() -> None:
     """A job of a feature is accepted as one."""
     must_be_job(Smile("a.jpg"))

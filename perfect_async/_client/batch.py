@@ -1,4 +1,4 @@
-"""Many jobs: read lazily, registered a few dozen ahead, with outcomes as they end."""
+"""A batch of many jobs: reads them a few dozen ahead, and yields outcomes as they end."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MAX_ORDERED: Final = 256
-"""Outcomes that wait for their turn: one stuck job may hold back as many that came after it."""
+"""How many later outcomes may wait for that of one slow job, with `ordered`."""
 GRACE: Final = 5.0
-"""Seconds that closing the source, or stopping to read it, may take."""
+"""Seconds that the source of the jobs may take to stop or close."""
 
 
 @attrs.define(eq=False)
 class _Entry:
-    """One job of the batch, the `number`th that was read.
+    """One job of the batch; `number` counts the jobs as they are read.
 
-    `follows`: an equal job before it has its task. `running`: its task runs and is charged `units`;
-    `charged` are those of all its tasks. `saving`: its task has ended and its pictures are being
-    saved. `outcome` is set at the end.
+    `follows`: it shares the task of an equal job before it. `running`: its task runs and is charged
+    `units`; `charged` are the units of all its tasks. `saving`: its task has ended and its pictures
+    are being saved. `outcome` is set at the end.
     """
 
     number: int
@@ -72,13 +72,19 @@ class _Entry:
 
 
 class Batch:
-    """The jobs of one `client.batch`: enter it with `async with`, then iterate over its outcomes.
+    """A batch of jobs: `Client.batch` and `Client.resume` return one.
 
-    The jobs are read and sent in the background from entering on. Leaving the block stops that; the
-    client keeps the tasks that were created to their ends. Iterating gives an `Outcome` for each
-    job, and may stop and go on, in one task at a time. It raises the error of the source of the
-    jobs, and `ClientClosed` where the client ended before all of them were read. Entering twice and
-    iterating without entering raise `ConfigurationError`.
+        async with client.batch(jobs) as batch:
+            async for outcome in batch:
+                print(batch.progress, outcome)
+
+    `async with` starts to read and send the jobs in the background. Leaving the block stops that;
+    the client keeps running tasks alive to their ends. Iterating yields one `Outcome`, a `Done` or
+    a `Failed`, for each job; you may stop iterating and go on later, in one task at a time.
+
+    Iterating raises an error of the source of the jobs, and `ClientClosed` if the client closed
+    before it read all of them. A batch that is entered twice, or iterated before it is entered,
+    raises `ConfigurationError`.
     """
 
     def __init__(
@@ -93,7 +99,7 @@ class Batch:
     ) -> None:
         _must_be_iterable(jobs)
         self._options = options
-        # What the former process left, once the batch is entered: it comes before `jobs`.
+        # Jobs of the former process, which come before `jobs`; read when the batch is entered.
         self._resume = resume
         self._left: list[RecoveredJob] = []
         self._max_units = max_units
@@ -104,8 +110,8 @@ class Batch:
         self._jobs = jobs
         self._ordered = ordered
         self._total = len(jobs) if isinstance(jobs, Sized) else None
-        # `_live` have not ended and `_ended` wait to be taken; with `ordered`, `_order` holds all
-        # that were not taken, in the order of the jobs.
+        # `_live` have not ended, `_ended` wait to be taken. With `ordered`, `_order` has all that
+        # were not taken, in the order of the jobs.
         self._live: set[_Entry] = set()
         self._ended: deque[_Entry] = deque()
         self._order: deque[_Entry] = deque()
@@ -118,14 +124,14 @@ class Batch:
         self._reading = anyio.CancelScope()
 
     def __repr__(self) -> str:
-        # Counted where the repr is asked for: that may be another thread than the batch's.
+        # May run in another thread than the batch's, so it only counts.
         return f"<Batch {self._counted()}>"
 
     async def __aenter__(self) -> Self:
         session = self._get_session()
-        self._options = await session.with_folder(self._options)
+        self._options = await session.with_checked_folder(self._options)
         if self._session is not None:
-            raise ConfigurationError("A batch is entered once; make another.")
+            raise ConfigurationError("This batch was entered already; make another one.")
         if self._max_units is not None:
             ceiling = session.driver.open_limit(self._max_units)
             self._options = attrs.evolve(self._options, spending_limits=(ceiling,))
@@ -134,7 +140,7 @@ class Batch:
             if self._total is not None:
                 self._total += len(self._left)
         self._record = BatchRecord(session.driver)
-        # In the driver's task group: one of this block would wrap the errors of the block.
+        # It runs in the driver's task group: a group of this block would wrap the block's errors.
         session.driver.start(lambda: self._feed(session))
         session.interrupts.add(self._interrupt)
         self._session = session
@@ -177,7 +183,11 @@ class Batch:
     def stop(self) -> None:
         """Stop new work; running tasks finish, and iterating goes on until they have.
 
-        Jobs that were read and not created come as `Failed` with `ClientClosed`, at no cost. A
+            async for outcome in batch:
+                if not outcome.ok:
+                    batch.stop()
+
+        Jobs that were read but not created come as `Failed` with `ClientClosed`, at no cost. A
         second call does nothing.
         """
         self._check_process()
@@ -187,21 +197,26 @@ class Batch:
 
     @property
     def progress(self) -> Progress:
-        """Counts of its jobs now, the units charged, and an estimate of the time left."""
+        """The counts of jobs, the units charged, and the estimated time left, at this moment.
+
+        See `Progress` for its fields.
+        """
         self._check_process()
         return self._progress()
 
     async def report(self, path: str | os.PathLike[str] | None = None) -> Report:
-        """Return what became of the jobs so far, and write it to `path` if one is given.
+        """Return a report of the jobs so far, and write it to `path` if one is given.
+
+            await batch.report("report.html")
 
         A `path` that ends in .html becomes one self-contained page (extra `report`), one that ends
-        in .csv a table with a row for each job; a file that is there is replaced. The page shows
-        the pictures that are on the disk by then: originals that were given as paths, and results
-        that the batch saved (`save_to`). The last 5000 jobs are kept for it, also after the client
-        is closed.
+        in .csv a table with a row for each job; an existing file is replaced. The page shows the
+        pictures that are on the disk: sources that were given as paths, and results that the batch
+        saved (`save_to`). The report has the last 5000 jobs; it works also after the client has
+        closed.
 
-        Raises `ConfigurationError` for another ending, a missing folder or extra, and on a batch
-        that was not entered; `OSError` as the disk does.
+        Raises `ConfigurationError` for another suffix, a missing folder, a missing extra, and a
+        batch that was not entered; `OSError` for errors of the disk.
         """
         from perfect_async.report import check_path, write  # noqa: PLC0415 - few need it
 
@@ -233,7 +248,7 @@ class Batch:
         return attrs.evolve(counted, eta=eta)
 
     def _counted(self) -> Progress:
-        """The progress without an estimate of the time left."""
+        """Return the progress without an estimate of the time left."""
         ended = self._done + self._failed
         total = None if self._total is None else max(self._total, self._read)
         if self._stopped.is_set():
@@ -243,13 +258,13 @@ class Batch:
         return Progress(total, self._done, self._failed, self._running, waiting, units, None)
 
     def _interrupt(self) -> None:
-        """Read no more jobs, since the client closes; iterating ends with `ClientClosed`."""
+        """Stop reading, since the client closes; iterating ends with `ClientClosed`."""
         if self._session is not None and not self._stopped.is_set():
             self._failure = self._failure or self._session.interruption()
             self._scope.cancel()
 
     def _take(self) -> Outcome | None:
-        """Take the next outcome, if there is one."""
+        """Return the next outcome, if there is one."""
         if self._ordered:
             if not self._order or self._order[0].outcome is None:
                 return None
@@ -261,7 +276,7 @@ class Batch:
         self._held -= 1
         outcome = entry.outcome
         if entry.journal_entry is not None and not isinstance(outcome and outcome.error, NotSaved):
-            # A result that was not saved is reported again by each `resume`, until it is.
+            # Each `resume` yields a result that was not saved, until it is saved.
             entry.journal_entry.reported()
         return outcome
 
@@ -276,7 +291,7 @@ class Batch:
                 self._session.driver.withdraw(handle)
 
     def _job_changed(self, entry: _Entry) -> None:
-        """React to a change of the handle of `entry`."""
+        """Handle a change of the handle of `entry`."""
         handle = entry.handle
         session = self._session
         if handle is None or entry.outcome is not None or session is None or entry.saving:
@@ -305,14 +320,14 @@ class Batch:
             self._record.created(units)
 
     async def _save(self, session: ClientSession, entry: _Entry, handle: JobHandle) -> None:
-        """Save the result of `entry`, and only then give its outcome."""
+        """Save the result of `entry`, and set its outcome after that."""
         try:
-            self._end(entry, await session.keep(handle))
+            self._end(entry, await session.save_outcome(handle))
         finally:
             if entry.outcome is None:
-                # The driver ends before it is saved; the journal knows that.
+                # The driver ended before it was saved; the journal records that.
                 self._end(entry, session.outcome(handle))
-            session.sweep()
+            session.delete_unused()
 
     def _end(self, entry: _Entry, outcome: Outcome) -> None:
         self._count(entry, runs=False)
@@ -334,29 +349,29 @@ class Batch:
         self._failed += not outcome.ok
         self._units += outcome.units
         if self._session is not None:
-            self._session.tell("finished", outcome.job, outcome.task_id)
+            self._session.emit("finished", outcome.job, outcome.task_id)
         self._notify()
         self._clean_up()
 
     def _clean_up(self) -> None:
-        """Release the spending limit and the files of the batch once nothing more comes."""
+        """Release the spending limit and the files of the batch once all jobs have ended."""
         if self._stopped.is_set() and not self._live and self._session is not None:
             for ceiling in self._options.spending_limits:
                 self._session.driver.close_limit(ceiling)
             self._session.retention.unpin(self._files)
             self._files.clear()
-            self._session.sweep()
+            self._session.delete_unused()
             if self._record is not None:
                 self._record.finished()
 
     def _refuse(self, entry: _Entry, error: PerfectError) -> None:
         self._end(entry, Failed(entry.job, error, None, 0.0, None))
 
-    async def _room(self, session: ClientSession) -> None:
-        """Wait until another job is worth reading.
+    async def _wait_for_room(self, session: ClientSession) -> None:
+        """Wait until another job should be read.
 
-        The scheduler says how many jobs it wants to know before they are created. The number of
-        outcomes that were not taken is bounded too, so that a slow consumer stops the creating.
+        The scheduler says how many jobs it wants to know ahead of their creation. The number of
+        outcomes that nobody has taken is bounded too, so a slow consumer delays creations.
         """
         ahead = session.driver.scheduler.lookahead()
         held = _MAX_ORDERED if self._ordered else ahead
@@ -389,7 +404,7 @@ class Batch:
         try:
             with self._reading:
                 while not self._cancelled():
-                    await self._room(session)
+                    await self._wait_for_room(session)
                     session.ready()
                     job = await self._next(session, source)
                     self._read += 1
@@ -407,7 +422,7 @@ class Batch:
         except BaseException as exc:
             if isinstance(exc, GeneratorExit) and session.driver.ending:
                 raise
-            # Raised after the outcomes of the jobs before it.
+            # It is raised after the outcomes of the jobs before it.
             self._failure = exc
         finally:
             await self._close(session, source)
@@ -425,7 +440,7 @@ class Batch:
             self._failure = self._failure or exc
 
     async def _all_jobs(self) -> AsyncGenerator[Job | RecoveredJob]:
-        """Yield what the former process left, and then the jobs."""
+        """Yield the jobs of the former process, and then the given ones."""
         source = self._source()
         try:
             for left in self._left:
@@ -439,7 +454,7 @@ class Batch:
         return each(self._jobs)
 
     def _pin(self, session: ClientSession, job: Job | RecoveredJob) -> None:
-        """Keep the file of `job` at the vendor: a job that is not read yet may name it too."""
+        """Keep the file of `job` at the vendor, since a job that is not read yet may use it too."""
         inputs = job.inputs if self._options.delete and isinstance(job, Job) else ()
         for source in (each.source for each in inputs):
             if isinstance(source, FileId) and source not in self._files:
@@ -454,11 +469,11 @@ class Batch:
         except asyncio.CancelledError as exc:
             if session.driver.ending or self._cancelled():
                 raise
-            # The source was cancelled from within: that counts as an error of the source.
+            # The source cancelled itself, which counts as an error of the source.
             raise session.interruption() from exc
 
     def _cancelled(self) -> bool:
-        """Return whether to read no more. A cancelled scope raises only where code waits."""
+        """Return whether reading was stopped. A cancelled scope raises only at the next wait."""
         return self._is_stopped() or self._reading.cancel_called
 
     def _is_stopped(self) -> bool:
@@ -466,12 +481,12 @@ class Batch:
 
     async def _enter(self, session: ClientSession, entry: _Entry) -> None:
         if self._is_stopped():
-            # `_feed` gives its outcome when it ends.
+            # `_feed` sets its outcome when it ends.
             return
         try:
             entry.handle = await session.enter(entry.item, self._options)
         except ClientClosed as exc:
-            # No other job will be taken: the rest of the source stays unread.
+            # The client takes no other job either, so the rest of the source stays unread.
             self._failure = self._failure or exc
             self._refuse(entry, exc)
             self._reading.cancel()
@@ -481,7 +496,7 @@ class Batch:
             raise
         except BaseException as exc:  # noqa: BLE001 - of a picture; raised where the outcomes end
             self._failure = self._failure or exc
-            self._refuse(entry, JobRefused(f"the job cannot be looked at ({type_name(exc)})."))
+            self._refuse(entry, JobRefused(f"the job cannot be inspected ({type_name(exc)})."))
             self._reading.cancel()
         else:
             entry.follows = entry.handle.leader is not None
@@ -501,14 +516,14 @@ def _must_be_iterable(jobs: object) -> None:
             "[Smile(path) for path in paths]."
         )
     if isinstance(jobs, list | tuple | set | frozenset):
-        # What is there already is looked at now; other sources are read one job at a time.
+        # The jobs of a collection are checked now; other sources are read one job at a time.
         for job in cast("Iterable[object]", jobs):
             if not isinstance(job, RecoveredJob):
                 must_be_job(job)
 
 
 async def each(jobs: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T]:
-    """Iterate over `jobs` of either kind; an async generator is closed at the end."""
+    """Yield the items of a plain or async iterable; an async generator is closed at the end."""
     if isinstance(jobs, AsyncIterable):
         iterator = aiter(jobs)
         try:

@@ -89,84 +89,98 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MAX_PAGES: Final = 500
-"""Pages of twenty entries; a list that is longer goes round in circles."""
+"""How many pages of a list are read; a longer list is taken to have no end."""
 
 
 class Client:
-    """Perfect Corp's YouCam API on one key; asyncio only.
+    """Perfect Corp's YouCam API on one API key, for asyncio.
 
-    `api_key`: the key, else the variable YOUCAM_API_KEY. `base_url`: the vendor's host, else
-    YOUCAM_BASE_URL, else the documented one. `limits`, `polling`, `timeouts`: see there.
-    `transport`: an `httpx.AsyncBaseTransport` that carries all traffic, uploads and downloads too
-    (for a proxy or a private CA: `httpx.AsyncHTTPTransport(...)`); it is closed with the client.
-    `drain`: seconds for which a closing client goes on polling running tasks. `engine_retries`: how
-    often a failure of the engine that may pass is tried again as a new task (the vendor returns the
-    units of the failed one). `max_units`: the most units that all jobs together may be charged; a
-    job that would exceed it fails with `CeilingReached` and is not sent.
+        async with Client() as client:                       # key from YOUCAM_API_KEY
+            result = await client.run(Smile("selfie.jpg"))
+            await result.save("smiling.jpg")
 
-    `journal`: the path of a file that saves money after a crash. It is made if it is missing; one
-    client uses it at a time. Every creation is on the disk before it is sent. A job that finished
-    within a day is fetched again instead of bought again (`reuse`: True for all kinds of jobs,
-    False for none, None for all but avatars), or copied from another folder where the vendor has no
-    copy. A result that was saved counts as done as long as its files are there; those that are gone
-    are fetched or bought again, and none of the others is replaced. After a crash `resume()` goes
-    on where the last process was. The file holds paths, URLs that are not signed, ids and times; no
-    pictures, no key, no signed URLs. Opening raises `JournalError` for a file that cannot be used.
+    Use `async with`, or `await client.open()` and `await client.close()`, which may be in different
+    tasks. One client serves any number of concurrent callers and batches in one event loop. All
+    clients of a key and host in one loop share the request window, the `limits`, `polling` and
+    `engine_retries` of the first one.
 
-    `sole_user`: say that nothing else creates tasks on this account while the client is open: no
-    other program, no other worker, no other machine. A creation whose answer never came is then
-    settled from the unit history, if the client has a journal and only one task of the history can
-    be the lost one. **A face is at stake**: the history names no picture, so where somebody else
-    does create tasks, their result may be handed out as yours. Otherwise such a job ends in
-    `SubmissionInDoubt`, with the tasks that it may be (`candidates`) and its units at stake.
+    - `api_key`: the key; by default the variable YOUCAM_API_KEY.
+    - `base_url`: the vendor's host; by default the variable YOUCAM_BASE_URL, else the documented
+      host.
+    - `limits`: the request limits of the key, see `Limits`.
+    - `polling`: how running tasks are kept alive, see `Polling`.
+    - `timeouts`: how long single requests may take, see `Timeouts`.
+    - `transport`: an `httpx.AsyncBaseTransport` that carries all traffic, uploads and downloads
+      included, for a proxy or a private CA: `httpx.AsyncHTTPTransport(...)`. The client closes it.
+    - `drain`: for how many seconds a closing client keeps polling its running tasks; 30.
+    - `engine_retries`: how often a task is created again after a failure of the vendor's engine
+      that may pass; 1. The vendor returns the units of the failed task.
+    - `max_units`: the most units that all jobs together may be charged. A job that would exceed it
+      fails with `CeilingReached` and is not sent.
+    - `journal`: the path of a file that remembers jobs over a crash, see below.
+    - `reuse`: whether a job that has finished is fetched again instead of bought again. True: for
+      all kinds of jobs; False: for none; None: for all that give the same result each time, which
+      avatars do not. It needs a journal, or `reuse=True` and a shared key (see below).
+    - `webhook_secret`: the secret of the webhook from the vendor's console, or several while one is
+      replaced; by default the variable YOUCAM_WEBHOOK_SECRET. A wait then ends when the vendor
+      notifies the client, see `webhooks` and `Polling.completion`.
+    - `isolated`: poll in a thread with an event loop of its own, see below.
+    - `sole_user`: promise that nothing else creates tasks on this account, see below.
+    - `share`: how the request window of the key is shared with other processes, see below.
+    - `fit`: convert pictures into what the vendor accepts, see below.
+    - `on_event`: a function, plain or async, that is called with each `JobEvent` of the client's
+      jobs, see below.
 
-    `webhook_secret`: the secret of the webhook in the vendor's console (several while one is
-    replaced), else YOUCAM_WEBHOOK_SECRET. Tasks then end as soon as the vendor says so, by `both`
-    polls and notifications unless `Polling.completion` says otherwise.
+    **`journal`** saves money after a crash. The file is made if it is missing, and one client uses
+    it at a time. Every creation is on the disk before it is sent. A job that finished within a day
+    is fetched again instead of bought again, or its files are copied if the vendor has deleted its
+    copy. A result that was saved stays done while its files are there; missing files are fetched or
+    bought again, and the others are not replaced. After a crash, `resume()` goes on with the jobs
+    of the last process. The file holds paths, unsigned URLs, ids and times, but no pictures, no key
+    and no signed URLs.
 
-    `isolated`: keep tasks alive in a thread with an event loop of its own, for programs that block
-    their event loop now and then: a loop that is blocked for longer than `Polling.lease` loses the
-    tasks that it polls. All calls are the same, and any event loop of the process may make them;
-    the `jobs` of a batch are read in the loop that entered it, and the batch must be left in the
-    same task. A `transport` is used in that thread only. Isolated clients of one process share the
-    thread.
+    **`share`**: `"machine"`, the default, shares the window between all processes of one user on
+    one machine, by a small file in the user's state folder; no server is needed. The absolute path
+    of a folder shares it by a file there, for containers with a common volume. `"redis://..."` or
+    `"rediss://..."` shares it over machines by a Redis server (extra `redis`). None, or the
+    variable PERFECT_ASYNC_SHARE=off, shares nothing; then give each process its share with
+    `Limits.split`. With a `transport` other than `httpx.AsyncHTTPTransport` nothing is shared
+    unless `share` is given. The ledger holds times, task ids and digests, but no key, no URL and no
+    path. The clients of a key in one event loop must agree on `share`.
 
-    `share`: how the request window of the key is shared with other processes. `"machine"` (the
-    default): by a small file in the user's state folder, so all processes of one user on one
-    machine together keep to the limits, and no server is needed. The absolute path of a folder:
-    by a file there (a volume of several containers of one machine). `"redis://..."` or
-    `"rediss://..."`: by a Redis server, over machines (extra `redis`). None, or the variable
-    PERFECT_ASYNC_SHARE=off: not at all; then give each process its share with `Limits.split`. With
-    a `transport` of your own, other than `httpx.AsyncHTTPTransport`, nothing is shared unless
-    asked for. The file holds times, task ids and digests; no key, no URL and no path. Clients of
-    one key in one event loop must agree: one that says nothing does as the first, and another value
-    than the first one's is a `ConfigurationError` at opening.
+    **`reuse=True` without a journal** asks the processes that share the key, so a job is bought
+    once although several processes run it. The client waits for a job that another process is
+    running and keeps its task alive, fetches a result of the last day again at no charge, and
+    raises `SubmissionInDoubt` if the outcome of a creation is unknown. Two jobs are the same if
+    their identity and the digest of their picture (or its full URL) are equal. Without `reuse=True`
+    a job that another process has bought is bought again.
 
-    `reuse=True` without a journal asks the processes that share the key: a job that one of them has
-    under way is waited for, a running task is kept alive, a result of the last day is fetched again
-    at no charge, and a creation whose outcome nobody knows raises `SubmissionInDoubt`. So a job is
-    bought once, although several processes are given it, or one after another. It is the same job
-    where its identity and the digest of its picture (or its full URL) are the same. By default a
-    job that another process has bought is bought again.
+    **`isolated=True`** is for programs that block their event loop now and then: a loop that is
+    blocked for longer than `Polling.lease` loses the tasks that it polls. All calls stay the same,
+    and any event loop of the process may make them. The `jobs` of a batch are read in the loop that
+    entered it, and the batch must be left in the same task. A `transport` is used in that thread
+    only. The isolated clients of a process share one thread.
 
-    `fit`: make pictures into what the vendor takes (extra `fit`, which is Pillow): those over 4096
-    px or 10 MiB, webp, gif, bmp and tiff, and those that would be shown wrongly: turned by EXIF, in
-    CMYK, with 16 bits for a colour. As little as possible is changed, `Done.changes` and
-    `Result.changes` say what, and a picture that is taken as it is stays as it is. What is changed
-    loses its EXIF data. The identity of a job is then that of the picture that is sent.
+    **`sole_user=True`** settles a creation whose answer never came from the unit history, if the
+    client has a journal and only one task of the history can be the lost one. The history does not
+    name pictures. **If another program does create tasks on the account, you may get its result:
+    the face of another person.** Without `sole_user` such a job raises `SubmissionInDoubt`, which
+    has the ids of tasks that it may be (`candidates`) and the units at stake.
 
-    `on_event`: a function, plain or async, that is called with each `JobEvent` of the client's
-    jobs, in order, in the event loop that opened the client. Events wait for it, and neither polls
-    nor callers do; its exceptions are logged. A closing client waits 5 s for it. The logger
-    `perfect_async` says at DEBUG what each request came to, and at INFO what became of each job;
-    PERFECT_ASYNC_LOG=debug (or info) shows that on stderr.
+    **`fit=True`** converts pictures over 4096 px or 10 MiB, webp, gif, bmp and tiff, and pictures
+    that the vendor would show wrongly: turned by EXIF, in CMYK, or with 16 bits per colour (extra
+    `fit`, which is Pillow). It changes as little as possible and says what in `Done.changes` and
+    `Result.changes`. A picture that the vendor accepts is sent unchanged; one that is converted
+    loses its EXIF data. The identity of a job is that of the picture that is sent.
 
-    Use `async with Client() as client:`, or `await client.open()` and `await client.close()`, which
-    may be in different tasks. One client serves any number of concurrent callers and batches in one
-    event loop; a second one that is opened on the same key and host in that loop shares the first
-    one's request ledger (and its `limits`, `polling` and `engine_retries`). Raises
-    `ConfigurationError` for a key or setting that cannot work, and where it is used unopened,
-    opened twice, from another loop or after a fork; `ClientClosed` where it is used closed.
+    **`on_event`** is called in the event loop that opened the client, with one event after another.
+    Slow functions delay later events, but no poll and no caller; exceptions are logged. A closing
+    client waits for it for 5 s. The logger `perfect_async` logs every request at DEBUG and the
+    outcome of every job at INFO; PERFECT_ASYNC_LOG=debug (or info) shows that on stderr.
+
+    Raises `ConfigurationError` for a key or setting that cannot work, and for a client that is used
+    unopened, opened twice, or used from another loop or after a fork; `ClientClosed` if it is used
+    closed; `JournalError`, at opening, for a journal that cannot be used.
     """
 
     def __init__(
@@ -199,7 +213,7 @@ class Client:
         problem = settings.key_problem(key)
         self._key = "" if problem is not None or key is None else key
         given = [webhook_secret or os.environ.get(SECRET_VARIABLE) or None]
-        # A traceback that shows the locals of this frame must not show the key and the secret.
+        # A traceback with the locals of this frame must not show the key and the secret.
         del api_key, key, webhook_secret
         self._secrets = _read_secrets(given)
         if problem is not None:
@@ -232,7 +246,7 @@ class Client:
         self._batch = Batch
         if isolated:
             self._executor, self._batch = _isolated()
-        # Settings that cannot work are refused here, not when the first job waits.
+        # Made here, so that settings that cannot work are refused before the first job waits.
         self._scheduler = Scheduler(limits, polling, engine_retries=engine_retries)
         if polling.completion in {"webhook", "both"} and self._secrets is None:
             raise ConfigurationError(
@@ -245,9 +259,9 @@ class Client:
         )
         return f"<Client {redacted(self._base_url)} {state}>"
 
-    # A default, since the interpreter clears the module's globals when it ends.
+    # The check is a default, since the interpreter clears the module's globals when it ends.
     def __del__(self, _is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        # Then nobody reads a warning, and what makes its text may be gone.
+        # At the interpreter's end nobody reads a warning, and modules may be gone.
         session = None if _is_finalizing() else getattr(self, "_session", None)
         if session is not None and not session.closed:
             warnings.warn(f"{self!r} was never closed.", ResourceWarning, stacklevel=2, source=self)
@@ -255,11 +269,13 @@ class Client:
     def observe(self, observer: Observer) -> None:
         """Let `observer` watch all requests on the key in this event loop, once the client is open.
 
-        This is what `perfect_async.telemetry.instrument` calls; for events of jobs see `on_event`.
-        Raises `ConfigurationError` where the client is open already.
+        `perfect_async.telemetry.instrument` uses it. For the events of jobs, use `on_event`. Raises
+        `ConfigurationError` if the client is open already.
         """
         if self._session is not None or self._opening:
-            raise ConfigurationError("Observe a client before it is opened.")
+            raise ConfigurationError(
+                "The client is open already; call observe before it is opened."
+            )
         self._observers.append(observer)
 
     # Opening and closing.
@@ -276,7 +292,17 @@ class Client:
         await self.close()
 
     async def open(self) -> Self:
-        """Start to keep tasks alive, as entering `async with` does; returns the client itself."""
+        """Open the client, as `async with` does, and return it.
+
+            client = await Client().open()
+            try:
+                result = await client.run(Smile("selfie.jpg"))
+            finally:
+                await client.close()
+
+        Raises `ConfigurationError` if it is open or was closed, and `JournalError` for a journal
+        that cannot be used.
+        """
         running_loop()
         if self._session is not None and self._session.closed:
             raise ConfigurationError("This client was closed; make a new one.")
@@ -289,7 +315,7 @@ class Client:
                 if self._on_event is not None:
                     from perfect_async._client.event_pump import EventPump  # noqa: PLC0415 - rare
 
-                    # Its loop is the caller's, also where the client has one of its own.
+                    # Its loop is the caller's, also for a client with a loop of its own.
                     self._pump = EventPump(self._on_event)
                 await self._executor.call(self._open)
             except BaseException:
@@ -338,18 +364,18 @@ class Client:
         self._session.begin()
 
     async def close(self) -> None:
-        """Stop new work and keep running tasks alive for up to `drain` seconds.
+        """Stop new work, wait up to `drain` seconds for running tasks, and close the client.
 
-        Leaving `async with` does the same, whatever ended the block. A warning of the logger
-        `perfect_async` names the tasks that still run after that, with the units at stake. Closing
-        again does nothing. Raises `ConfigurationError` in another loop or process.
+        Leaving `async with` does the same, also after an error. The logger `perfect_async` warns of
+        tasks that still run after that, with the units at stake. Closing again does nothing. Raises
+        `ConfigurationError` in another loop or process.
         """
         session = self._session
         if session is None or session.closed or self._closing:
             return
         self._executor.check()
         self._closing = True
-        # A block that was cancelled may be cancelled again, by a second timeout around it.
+        # A second timeout around the block may cancel it again.
         task = asyncio.current_task()
         again = task is not None and task.cancelling() > 0
         # Shielded for the same reason as in `_close`.
@@ -372,7 +398,7 @@ class Client:
         session.close()
         driver, channel = session.driver, session.channel
         channel.journal.closing = True
-        # Shielded, since running tasks are paid for; bounded, since the caller waits.
+        # Shielded, since running tasks are charged; bounded, since the caller waits.
         with anyio.CancelScope(shield=True):
             driver.stop_creating(channel)
             began = driver.clock.seconds()
@@ -380,7 +406,7 @@ class Client:
                 await self._drain_session(session, began + self._drain, cancelled=cancelled)
             finally:
                 session.left = True
-                # Also where asyncio itself cancels this task, which no shield stops.
+                # Done also if asyncio itself cancels this task, which no shield stops.
                 drained = driver.clock.seconds() - began
                 warn_of_unfinished(driver.registry.left(channel), drained)
                 try:
@@ -393,8 +419,8 @@ class Client:
     ) -> None:
         """Wait until every job has ended and is saved, or until `deadline`.
 
-        Where the client closes because its caller was cancelled (`cancelled`), another cancellation
-        waits for that too. Else a cancellation ends the wait: the caller asks for it.
+        If the client closes because its caller was cancelled (`cancelled`), a second cancellation
+        is raised after the wait. Otherwise a cancellation ends the wait.
         """
         pending: asyncio.CancelledError | None = None
         while True:
@@ -423,24 +449,27 @@ class Client:
         engine_retries: int | None = None,
         buy_in_doubt: bool = False,
     ) -> Result:
-        """Run one job and wait for its pictures.
+        """Run one job and wait for its pictures; costs `job.units`.
 
             result = await client.run(Smile("selfie.jpg"), timeout=60, save_to="out/")
             print(result.files, result.units)
 
-        `timeout` in seconds bounds the wait, not the task: a task that was created goes on, and
-        `WaitTimeout` carries its `task_id`; a job that was not sent by then is not sent any more.
-        The same holds for a caller that is cancelled. Costs `job.units`; raises any error of
-        `Failed.error` (see `perfect_async.errors`).
+        - `job`: a `Smile`, `Avatar`, `Studio` or `Feature`.
+        - `timeout`: how many seconds to wait. After that the call raises `WaitTimeout`, which has
+          the `task_id`; a task that was created goes on, and a job that was not sent is cancelled.
+          Cancelling the call does the same.
+        - `save_to`: a folder in which the result is saved as part of the job, even if the caller
+          has stopped waiting. `result.files` names the files, see `batch`.
+        - `delete`: delete the vendor's copies of the picture and the result once they are saved.
+        - `give_up_after`: abandon this task after so many seconds instead of after
+          `Polling.give_up_after`, which is the most; the least is `Polling.lease`.
+        - `engine_retries`: as in `Client`, for this job.
+        - `buy_in_doubt`: create the job even if an equal one is in doubt, and so consent to a
+          second charge. Without it an equal job raises the same `SubmissionInDoubt` until this
+          process ends.
 
-        `save_to`: a folder in which the result is saved as part of the job, as in `batch`, also
-        where the caller waits no longer; `result.files` names the files. `delete`: the vendor's
-        copies are deleted after that. `give_up_after` (seconds, from `Polling.lease` to
-        `Polling.give_up_after`) and `engine_retries` hold for this job in place of the client's. A
-        job that equals one on its way shares its task, and so the options of the first one.
-
-        A job that equals one in doubt raises the same `SubmissionInDoubt` until this process ends.
-        `buy_in_doubt=True` consents to a second charge and creates it.
+        A job that equals a running one shares its task and its options, at no charge. Raises any
+        error of `perfect_async.errors` about a job.
         """
         session = self._ready()
         options = settings.job_options(
@@ -464,17 +493,24 @@ class Client:
         engine_retries: int | None = None,
         buy_in_doubt: bool = False,
     ) -> Task:
-        """Return a handle of one job as soon as the vendor has accepted its task.
+        """Submit one job, wait until the vendor accepts it, and return its `Task`.
+
+        Costs `job.units`.
 
             task = await client.submit(Smile("selfie.jpg"), save_to="out/")
-            print(task.id)                     # units are charged from here on
+            print(task.id)                     # the units are charged now
             result = await task
 
-        The client keeps the task to its end and saves its result where that was asked for, also
-        where the handle is dropped. `timeout` in seconds ends at the acceptance: a job that was not
-        sent by then is not sent any more, and raises `WaitTimeout`; it may have to wait for its
-        turn in the key's request window. The other options are those of `run`. Costs `job.units`;
-        raises the error of a job that the vendor has not accepted. Later errors are the task's.
+        The client keeps the task alive to its end and saves its result if `save_to` is given, even
+        if you drop the `Task`.
+
+        - `job`: a `Smile`, `Avatar`, `Studio` or `Feature`.
+        - `timeout`: how many seconds to wait until the vendor has accepted the job, which may have
+          to wait for the key's request window. After that the call raises `WaitTimeout`, and a job
+          that was not sent is cancelled.
+        - `save_to`, `delete`, `give_up_after`, `engine_retries`, `buy_in_doubt`: as in `run`.
+
+        Raises the error of a job that the vendor does not accept; `Task.result` raises later ones.
         """
         session = self._ready()
         options = settings.job_options(
@@ -495,14 +531,14 @@ class Client:
         return Task(session, task_id, partial(session.track_task, feature, task_id), tracked)
 
     def task(self, feature: type[Job] | str, task_id: str, *, version: str = "v2.0") -> Task:
-        """Return a handle of a task whose id came from elsewhere; no request.
+        """Return the `Task` of an id that came from elsewhere; no request.
 
             task = client.task(Smile, "task id of another process")
-            result = await task                # keeps it alive from here on
+            result = await task                # the client keeps it alive from here on
 
-        `feature` and `version` are as in `attach`. Nothing is sent and nothing is kept alive until
-        the handle is awaited or its events are read; then it does what `attach` does. Raises
-        `ConfigurationError` for what is no feature or no task id.
+        `feature`, `task_id` and `version` are as in `attach`. Nothing is sent, and the task is not
+        kept alive, until you await the `Task` or read its events; then it does what `attach` does.
+        Raises `ConfigurationError` for an unknown feature or an empty id.
         """
         name, known = settings.feature(feature, version), settings.task_id(task_id)
         session = self._ready()
@@ -511,15 +547,15 @@ class Client:
     async def status(
         self, feature: type[Job] | str, task_id: str, *, version: str = "v2.0"
     ) -> TaskStatus:
-        """Ask the vendor once how a task stands, and adopt nothing; one request.
+        """Ask the vendor once for the state of a task; one request.
 
             status = await client.status(Smile, task.id)
             print(status.status)               # running, success or error
 
-        A running task has to be polled every 10 s by somebody; this is no promise to do so (use
-        `task` or `attach`). `feature` and `version` are as in `attach`. Raises `TaskExpired` if the
-        vendor does not know the task (any longer), `ConfigurationError` as `task` does, and the
-        errors of a request.
+        `feature`, `task_id` and `version` are as in `attach`. The client does not keep the task
+        alive; `task` and `attach` do. A running task that nobody polls every 10 s is lost. Raises
+        `TaskExpired` if the vendor does not know the task, `ConfigurationError` for an unknown
+        feature or an empty id, and `ApiError` if the request fails.
         """
         name, known = settings.feature(feature, version), settings.task_id(task_id)
         session = self._ready()
@@ -533,11 +569,11 @@ class Client:
                 client.run(Smile(file)), client.run(Avatar(file, "male_studio_00"))
             )
 
-        `source` is what a job takes, but for a URL, which the vendor fetches itself; a `FileId` is
-        returned as it is. It must be a jpg, png or heic under 10 MiB whose long side has at most
-        4096 px, or an mp4 or mov under 100 MiB; a feature may ask for more. The vendor keeps the
-        file for a while, and deletes it with any task that used it. Raises `PictureRefused` and the
-        errors of a request.
+        `source` is a source as in `Smile`, except a URL, which the vendor fetches itself; a
+        `FileId` is returned unchanged. It must be a jpg, png or heic under 10 MiB whose long side
+        has at most 4096 px, or an mp4 or mov under 100 MiB; a feature may have stricter limits. The
+        vendor keeps the file for a while, and deletes it with any task that used it. Raises
+        `PictureRefused`, and `ApiError` if a request fails. (contract: Register the file)
         """
         return await self._executor.call(partial(self._ready().upload, source))
 
@@ -549,15 +585,20 @@ class Client:
         *,
         version: str = "v2.0",
     ) -> Result:
-        """Wait for a task that exists: of this client, of another process, of a former one.
+        """Wait for a task that exists already, of this or another process; nothing is charged.
 
+            result = await client.attach(Smile, error.task_id)
             result = await client.attach("skin-analysis", task_id, version="v2.1")
 
-        `feature` is a class, as `Smile`, or the path of any feature, as in `Feature`, with its
-        `version`. `task_id` is as in `WaitTimeout` or `Failed`. A running task is kept alive from
-        now on, for up to `Polling.give_up_after`; a finished one is fetched for one request.
-        Nothing is created or charged. Raises as `run` does; `TaskExpired` if the vendor does not
-        know the task (any longer).
+        - `feature`: a class such as `Smile`, or the path of any feature as in `Feature`.
+        - `task_id`: the vendor's id, such as `Task.id`, `WaitTimeout.task_id` or `Failed.task_id`.
+        - `timeout`: how many seconds to wait; then the call raises `WaitTimeout` and the task goes
+          on.
+        - `version`: the version of a feature that is given by its path, as in `Feature`.
+
+        A running task is kept alive from now on, for up to `Polling.give_up_after`; a finished one
+        costs one request. Raises as `run` does, and `TaskExpired` if the vendor does not know the
+        task.
         """
         name, known = settings.feature(feature, version), settings.task_id(task_id)
         session = self._ready()
@@ -570,7 +611,7 @@ class Client:
         timeout: float | None,
     ) -> Result:
         job = await self._track(session.wait, track, timeout)
-        # Not earlier: a caller that is cancelled before has not got the result.
+        # Reported last, since a caller that is cancelled before has no result.
         self._executor.soon(job.report)
         return job.unwrap()
 
@@ -580,7 +621,7 @@ class Client:
         track: Callable[[], Awaitable[TrackedJob]],
         timeout: float | None,
     ) -> TrackedJob:
-        """Return the job that `track` gives once `wait` has waited for it, `timeout` at most."""
+        """Return the job of `track` after `wait` has waited for it, for `timeout` s at most."""
         if timeout is not None:
             settings.number("timeout", timeout)
         tracked: list[TrackedJob] = []
@@ -594,7 +635,7 @@ class Client:
         except ClientClosed as exc:
             if not tracked:
                 raise
-            # The thread of an isolated client ended under the job, which may have a task.
+            # The thread of an isolated client ended before the job, which may have a task.
             tracked[0].end_with_thread(exc)
             return tracked[0]
 
@@ -611,32 +652,34 @@ class Client:
         buy_in_doubt: bool = False,
         resume: bool = False,
     ) -> Batch:
-        """Run many jobs: an async context manager, then an async iterator of `Outcome`.
+        """Run many jobs and yield their outcomes as they end; costs the units of the jobs.
 
-        `jobs` is read lazily, a few dozen ahead of the creations; it must not block the event loop.
-        Outcomes come as the jobs end, or in the order of `jobs` with `ordered`. A slow consumer
-        stops the creating, not the polling; leaving the block early stops new work. An error of
-        `jobs` itself is raised after the outcomes of the jobs before it. An item that is no job is
-        refused here in a list, tuple or set (`JobRefused`); of other sources it is a `Failed`.
+            async with client.batch([Smile(path) for path in paths], save_to="out/") as batch:
+                async for outcome in batch:
+                    print(outcome.job, outcome.files if outcome.ok else outcome.error)
 
-        `max_units`: the most units that the jobs may be charged; a job that would exceed it fails
-        with `CeilingReached` and is not sent. `save_to`: a folder in which each result is saved as
-        part of its job: a job is done when its files are on the disk, and `Done.files` names them.
-        They are called as in `Result.save`, but no file is replaced: where other files have the
-        names, 8 hex digits of the task's own stand before the identity. `Failed` with `NotSaved`
-        says why they are not saved. `delete`: the vendor's copies of the picture and its result are
-        deleted after that, once no other job uses the same file. `give_up_after`, `engine_retries`
-        and `buy_in_doubt`: as in `run`, for each of the jobs.
+        - `jobs`: any iterable or async iterable of jobs, also an endless one. It is read a few
+          dozen jobs ahead and must not block the event loop.
+        - `max_units`: the most units that the batch may be charged. A job that would exceed it
+          fails with `CeilingReached` and is not sent.
+        - `ordered`: yield outcomes in the order of `jobs` instead of as they end.
+        - `save_to`: a folder in which each result is saved; a job is done when its files are on the
+          disk, and `Done.files` names them. Names are those of `Result.save`, but no file is
+          replaced: if other files have these names, 8 hex digits of the task come before the
+          identity. If saving fails, the outcome is a `Failed` with `NotSaved`.
+        - `delete`: delete the vendor's copies of the picture and the result once they are saved and
+          no other job uses the same file.
+        - `give_up_after`, `engine_retries`, `buy_in_doubt`: as in `run`, for each job.
+        - `resume`: first go on with the jobs that the former process on this journal left, as
+          `resume()` does, and then run `jobs`, as one batch with one progress. The former jobs keep
+          their own options and do not count against `max_units`. A job that is also among `jobs`
+          has two outcomes and one task.
 
-        `resume`: begin with what the former process on the journal left, as `resume` does, and go
-        on with `jobs`, as one batch with one progress:
-
-            async with client.batch(jobs, save_to="out/", resume=True) as batch:
-                async for outcome in batch: ...
-
-        Jobs that were left keep the options of then, and count against no `max_units` of a batch.
-        One that is among `jobs` too has two outcomes and one task. Raises `ConfigurationError`
-        without a journal.
+        A slow consumer delays creations, but no polls. Leaving the block early stops new work;
+        running tasks are kept alive to their ends. An error that `jobs` raises comes after the
+        outcomes of the jobs before it. An item that is not a job raises `JobRefused` here if `jobs`
+        is a list, tuple or set, and otherwise comes as a `Failed`. Raises `ConfigurationError` for
+        options that cannot work, and for `resume=True` without a journal.
         """
         if resume:
             self._must_have_journal()
@@ -656,29 +699,41 @@ class Client:
     def resume(self) -> Batch:
         """Go on with the jobs that the former process on this journal left, as a batch.
 
-        It is empty on a new journal. Running tasks are polled at once and kept alive (`TaskExpired`
-        if their lease had ended). Finished ones whose outcome nobody took are fetched. A creation
-        without an answer fails with `SubmissionInDoubt`, once, unless it can be settled (see
-        `sole_user`); an equal job gets the same error until this process ends. Jobs that were not
-        created are created, or fail with `SourceLost` if their picture is not known any longer.
-        Results are saved where the former process was to save them. Raises `ConfigurationError`
-        without a journal.
+            async with Client(journal="jobs.db") as client, client.resume() as batch:
+                async for outcome in batch:
+                    print(outcome)
+
+        - Running tasks are polled at once and kept alive; they fail with `TaskExpired` if their
+          lease has ended.
+        - Finished tasks whose outcome nobody has taken are fetched.
+        - Jobs that were not created are created, or fail with `SourceLost` if their picture cannot
+          be found any longer.
+        - A creation without an answer fails with `SubmissionInDoubt`, once, unless it can be
+          settled (`Client(sole_user=...)`). An equal job gets the same error until this process
+          ends.
+
+        Results are saved in the folders that the former process was given. On a new journal the
+        batch is empty. Raises `ConfigurationError` without a journal.
         """
         self._must_have_journal()
         return self._batch(self._ready, self._executor.ask(self._ready().recovery.all))
 
     def _must_have_journal(self) -> None:
         if self._journal is None:
-            raise ConfigurationError("resume needs a journal: Client(journal=...).")
+            raise ConfigurationError("resume needs a journal: pass Client(journal=...).")
 
     # The other calls.
 
     async def templates(
         self, feature: type[Job] | str = Avatar, *, version: str = "v2.0"
     ) -> AsyncIterator[Template]:
-        """Yield the styles that `feature` offers; one request for 20 (contract: Other calls).
+        """Yield the styles that `feature` offers; one request for 20 of them.
 
-        `feature` and `version` are as in `attach`.
+            async for template in client.templates(Studio):
+                print(template.id, template.title)
+
+        `feature` and `version` are as in `attach`; `Avatar` by default. Raises `ApiError` if a
+        request fails. (contract: Other calls)
         """
         found = _paginate(
             self._ready().ask,
@@ -690,19 +745,24 @@ class Client:
                 yield template
 
     async def units(self) -> Units:
-        """Ask for the balance of units; one request. A balance of None is unknown, not zero."""
+        """Ask for the account's balance of units; one request.
+
+            print((await client.units()).balance)
+
+        A balance of None is unknown, not zero. Raises `ApiError` if the request fails.
+        """
         session = self._ready()
         response = await session.ask(account.units())
         return account.read_units(response, session.driver.clock.now())
 
     async def history(self) -> AsyncIterator[HistoryEntry]:
-        """Yield what the account was charged and credited, as the vendor lists it.
+        """Yield the charges and credits of the account, the newest first.
 
             async for entry in client.history():
                 print(entry.at, entry.action, entry.units, entry.target_id)
 
-        One request for 30 entries, sent as they are read: leave the loop when you have seen enough.
-        The vendor lists the newest first. Raises the errors of a request.
+        Each 30 entries cost one request, which is sent when you reach them; leave the loop when you
+        have seen enough. Raises `ApiError` if a request fails. (contract: History)
         """
         found = _paginate(self._ready().ask, history.history, history.read_entries)
         async with aclosing(found):
@@ -710,20 +770,19 @@ class Client:
                 yield entry
 
     async def estimate(self, jobs: Iterable[Job] | AsyncIterable[Job]) -> Estimate:
-        """Estimate what `jobs` would cost in units and seconds, if they were run now.
+        """Estimate the units and seconds that `jobs` would take if they were run now.
 
             estimate = await client.estimate(jobs)
             print(estimate.units, estimate.seconds, estimate.measured)
 
-        Units are by the vendor's price list where it names the feature; a price that was given
-        (`Feature(units=)`) comes first. Seconds are the scheduler's reckoning: how the request
-        window is filled, how long tasks took (`measured`: some of each kind were seen), and what
-        this client has to do already. Reads all of `jobs`, sends none of them; one request for each
-        20 lines of the price list. Raises `JobRefused` for an item that is no job, and for a
-        `Feature` whose price nobody names.
+        All of `jobs` is read and none is sent. Units follow the given price (`Feature(units=...)`),
+        else the vendor's price list, else the documented prices. Seconds follow the request window,
+        the durations of tasks seen so far, and the client's other jobs. Each 20 lines of the price
+        list cost one request. Raises `JobRefused` for an item that is not a job, and for a
+        `Feature` whose price is unknown.
         """
         prices: list[account.Price] = []
-        # Without the price list the documented prices are used.
+        # If the price list cannot be read, the documented prices are used.
         with suppress(BadAnswer, RequestRefused, ServiceUnavailable):
             pages = _paginate(self._ready().ask, account.feature_costs, account.read_feature_costs)
             prices = [listed async for listed in pages]
@@ -738,7 +797,8 @@ class Client:
             if price is None:
                 if not job.priced:
                     raise JobRefused(
-                        f"the price list names no single price of {job.feature}: pass units=."
+                        f"the vendor's price list has no single price for {job.feature}: pass "
+                        "units=."
                     )
                 documented, units = True, float(job.units)
             else:
@@ -751,27 +811,35 @@ class Client:
         return Estimate(count, sum(costs.values()), costs, documented, seconds, measured)
 
     async def delete(self, task_id: str) -> None:
-        """Delete a finished task at the vendor, with its pictures and its input files; one request.
+        """Delete a finished task at the vendor, with its results and its input files; one request.
 
-        An input file that another task shares dies with it, result URLs answer 404 at once, and
-        units are not returned (contract: Other calls). Raises `RequestRefused` for a task that is
-        not finished, `ConfigurationError` for what is no task id.
+            await client.delete(result.task_id)
+
+        `task_id` is the vendor's id, as in `attach`. The task's input files are deleted even if
+        another task uses them, its result URLs answer 404 at once, and no units are returned.
+        Raises `RequestRefused` for a task that has not finished, `ConfigurationError` for an empty
+        id, and `ApiError` if the request fails. (contract: Other calls)
         """
         await self._executor.call(partial(self._ready().delete, settings.task_id(task_id)))
 
     async def measure_lease(
         self, job: Job, gaps: Sequence[float] = GAPS
     ) -> AsyncIterator[LeaseBracket]:
-        """Create one task of `job` and poll it after each of `gaps` seconds only, until it is lost.
+        """Measure how long a task survives without a poll, on one task of `job`; costs `job.units`.
 
-        Yields what is known after each gap. The last one is kept in the state folder, for this key
-        and host, and `Polling(lease="measured")` uses it. Take a job that runs for longer than the
-        gaps together, such as an `Avatar` of one picture. It costs `job.units`, which are charged
-        also where the task is lost; what the task makes is not fetched. Nothing of it is in the
-        journal, and `max_units` does not count it. Raises as `run` does.
+            job = Avatar("selfie.jpg", "male_studio_00", output_count=1)
+            async for bracket in client.measure_lease(job):
+                print(bracket.survived, bracket.lost)
+
+        The task is created, left without a poll for each of `gaps` seconds in turn, and polled
+        once after each, until it is lost or has ended; each poll yields a `LeaseBracket`. The last
+        one is saved in the state folder for this key and host, and `Polling(lease="measured")` uses
+        it. Use a job that runs for longer than all gaps together. Its units are charged even if
+        the task is lost, and its result is not fetched. The task is not in the journal and does not
+        count against `max_units`. Raises as `run` does.
         """
         session = self._ready()
-        # An isolated client's loop is another thread's: each step there is one call.
+        # An isolated client has its loop in another thread, so each step there is one call.
         measurement = LeaseMeasurement(session, job, checked_gaps(gaps), self._lease_file)
         found = measurement.brackets()
         try:
@@ -785,20 +853,22 @@ class Client:
 
     @property
     def webhooks(self) -> WebhookReceiver:
-        """Takes the vendor's notifications: `await client.webhooks.deliver(body, headers)`.
+        """The receiver of the vendor's notifications, which end the wait for a task.
+
+            await client.webhooks.deliver(body, headers)
 
         `perfect_async.webhooks.WebhookApp(client.webhooks)` is an endpoint for any ASGI framework.
-        It may be had before the client is open, to build an app with; `deliver` then raises
-        `ConfigurationError`, so that the sender tries again. Raises `ConfigurationError` without a
-        `webhook_secret`.
+        The receiver can be built into an app before the client is open; until then `deliver` raises
+        `ConfigurationError`, so that the vendor sends the notification again. Raises
+        `ConfigurationError` without a `webhook_secret`.
         """
         self._executor.check_process()
         if self._webhooks is not None:
             return self._webhooks
         if self._secrets is None:
             raise ConfigurationError(
-                "Webhooks need their secret from the vendor's console: Client(webhook_secret=...) "
-                f"or {SECRET_VARIABLE}."
+                "Webhooks need their secret from the vendor's console: pass "
+                f"Client(webhook_secret=...) or set {SECRET_VARIABLE}."
             )
         from perfect_async._client.notifications import WebhookReceiver  # noqa: PLC0415 - as below
 
@@ -806,7 +876,12 @@ class Client:
         return self._webhooks
 
     def statistics(self) -> Statistics:
-        """Return the state of the key's scheduler: jobs, window, units; see `Statistics`."""
+        """Return counts of jobs, requests and units, and the state of the key's request window.
+
+            print(client.statistics().running)
+
+        No request is sent. See `Statistics` for the fields.
+        """
         if self._session is None:
             return self._scheduler.statistics()
         session = self._session
@@ -818,7 +893,7 @@ class Client:
         return session
 
     def _opened(self) -> ClientSession:
-        """Return the session, also while the client closes: running tasks are still awaited."""
+        """Return the session, also while the client closes and still waits for running tasks."""
         if self._session is None:
             raise ConfigurationError(
                 "This client is not open: use `async with Client() as client:`."
@@ -826,11 +901,11 @@ class Client:
         return self._session
 
 
-# Most programs use neither webhooks nor threads: what these need is loaded when it is used.
+# Most programs use neither webhooks nor threads, so their modules are loaded when they are used.
 
 
 def _read_secrets(given: list[str | Iterable[str] | None]) -> Secrets | None:
-    """Take the secret out of `given`, so that no frame holds it when it is refused."""
+    """Return the secrets of `given`, and empty it, so that no frame holds a refused secret."""
     if given == [None]:
         return None
     from perfect_async.webhooks import Secrets  # noqa: PLC0415 - see above
@@ -855,7 +930,7 @@ async def _paginate(
     call: Callable[[str | None], Request],
     read: Callable[[Response], tuple[tuple[T, ...], str | None]],
 ) -> AsyncGenerator[T]:
-    """Yield the entries of every page, one request each; `BadAnswer` for a list without an end."""
+    """Yield the entries of every page, one request each. Raises `BadAnswer` for an endless list."""
     token: str | None = None
     for _ in range(_MAX_PAGES):
         page, following = read(await ask(call(token)))
@@ -864,4 +939,4 @@ async def _paginate(
         if following is None or following == token:
             return
         token = following
-    raise BadAnswer(f"a list of the vendor's goes on after {_MAX_PAGES} pages.")
+    raise BadAnswer(f"the vendor's list has no end: it goes on after {_MAX_PAGES} pages.")

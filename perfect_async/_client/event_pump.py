@@ -1,4 +1,4 @@
-"""`Client(on_event=...)`: the user's callback gets each event of a job, in a task of its own."""
+"""Calls the user's `Client(on_event=...)` with each event of a job, in a task of its own."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ from perfect_async.reports import JobEvent
 OnEvent: TypeAlias = Callable[[JobEvent], Awaitable[object] | object]
 
 _MOST: Final = 10_000
-"""Events that wait for a slow callback; the oldest give way to new ones."""
+"""How many events may wait for a slow callback; after that each new one replaces the oldest."""
 _GRACE: Final = 5.0
-"""Seconds that a closing client leaves the callback for the events that wait."""
+"""How many seconds a closing client waits for the callback to handle the waiting events."""
 _INTERRUPTS: Final = KeyboardInterrupt, SystemExit
 
 
 class EventPump:
-    """Calls `callback` with each event, in order, in the loop that runs when this is made.
+    """Calls `callback` with each event, in order, in the event loop that creates the pump.
 
-    An event waits here while the callback is busy, so neither the driver nor anybody who awaits a
-    job waits for the callback. Its errors are logged, the first of several in a row. Call `aclose`
-    at the end.
+    Events wait here while the callback is busy, so neither the driver nor a caller waits for it. Of
+    several errors in a row the first is logged. Call `aclose` at the end.
     """
 
     def __init__(self, callback: OnEvent) -> None:
@@ -42,51 +41,54 @@ class EventPump:
         self._closing = self._failing = self._dropped = False
         self._done: Future[None] = Future()
         self._task = host(self._loop, self._run(), "perfect_async on_event")
-        # Also where the task is cancelled before its first step.
+        # The callback also runs if the task is cancelled before its first step.
         self._task.add_done_callback(lambda _: self._done.set_result(None))
 
     def post(self, event: JobEvent) -> None:
-        """Give `event` to the callback soon; may be called in any thread, and does not wait."""
+        """Queue `event` for the callback, without waiting; may be called in any thread."""
         if len(self._events) >= _MOST:
-            # Another thread may have taken it in the meantime.
+            # Another thread may have emptied the queue in the meantime.
             with suppress(IndexError):
                 self._events.popleft()
             if not self._dropped:
                 self._dropped = True
                 LOG.warning(
-                    "on_event is slower than the events come: %d wait, and from now on the oldest "
-                    "is dropped for each new one.",
+                    "on_event is too slow: %d events wait for it, and from now on each new one "
+                    "replaces the oldest.",
                     _MOST,
                 )
         self._events.append(event)
         self._soon(self._wake)
 
     def _wake(self) -> None:
-        # The event is replaced in the loop alone, so it is looked up there.
+        # Runs in the loop, since only the loop replaces `_wakeup`.
         self._wakeup.set()
 
     def _soon(self, step: Callable[[], object]) -> None:
-        with suppress(RuntimeError):  # the loop was closed: nobody takes events any more
+        with suppress(RuntimeError):  # the loop was closed, so nobody handles events
             self._loop.call_soon_threadsafe(step)
 
     async def aclose(self) -> None:
-        """Let the callback have the events that wait, for 5 s at most, and end."""
+        """Wait up to 5 s until the callback has handled the waiting events, and end."""
         self._closing = True
         self._soon(self._wake)
         if asyncio.current_task() is self._task or not self._loop.is_running():
-            # The callback closes the client; or the loop has ended, and its tasks with it.
+            # The callback itself closes the client, or the loop has ended with all its tasks.
             return
         with anyio.move_on_after(_GRACE, shield=True) as scope:
             await future_done(self._done)
         if scope.cancelled_caught:
-            LOG.warning("on_event was still busy after %g s of closing: it is cancelled.", _GRACE)
+            LOG.warning(
+                "on_event was still busy %g s after the client began to close, so it is cancelled.",
+                _GRACE,
+            )
             self._soon(self._task.cancel)
 
     async def _run(self) -> None:
         while True:
             while self._events:
                 await self._call(self._events.popleft())
-                # A plain function waits for nothing: polls leave between two calls of it.
+                # A plain function never yields to the loop, so polls leave between two calls.
                 await asyncio.sleep(0)
             if self._closing:
                 return
@@ -101,7 +103,7 @@ class EventPump:
         except _INTERRUPTS:
             raise
         except BaseException as exc:
-            # Whatever a callback raises, no job ends by it.
+            # No error of a callback may end a job.
             task = asyncio.current_task()
             if isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise

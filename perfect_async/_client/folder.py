@@ -1,6 +1,6 @@
-"""Whose the results in a folder are, by their names and by the pictures that they were made of.
+"""Finds the job of a result file, by the file's name and by the job's picture.
 
-For programs that look for results without a client and without a journal: the terminal's.
+The command line uses it to look for results without a client and without a journal.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 DIGITS: Final = names.DIGITS
-"""Hex digits of a job's identity in a file's name; former versions wrote 8."""
+"""How many hex digits of a job's identity a file name has; former versions wrote 8."""
 
 _RESULT: Final = re.compile(
     rf"(.+)-([0-9a-f]{{{DIGITS}}}|[0-9a-f]{{8}})(?:-([0-9]{{1,3}}))?"
@@ -48,7 +48,7 @@ _RESULT: Final = re.compile(
 
 @attrs.frozen
 class ResultName:
-    """The parts of a result's file name; `number` is 0 where a job has one picture."""
+    """The parts of a result's file name; `number` is 0 if the job has one picture."""
 
     stem: str
     digits: str
@@ -56,28 +56,28 @@ class ResultName:
 
     @classmethod
     def parse(cls, name: str) -> ResultName | None:
-        """Return the parts of `name`, None where it is no result's."""
+        """Return the parts of `name`; None if it is not the name of a result."""
         match = _RESULT.fullmatch(name)
         return match and cls(match[1], match[2], int(match[3] or 0))
 
     @property
     def is_former(self) -> bool:
-        """Whether a former version gave it, so that different jobs may have it."""
+        """Whether a former version wrote the name, so that several jobs may share it."""
         return len(self.digits) < DIGITS
 
 
 def digits_of(identity: str) -> str:
-    """Return the digits of a job's identity that are in the names of its results."""
+    """Return the digits of a job's identity that its file names have."""
     return identity[:DIGITS]
 
 
 def numbers_of(job: Job) -> list[int]:
-    """Return the numbers in the names of a job's results; 0 is none."""
+    """Return the numbers that a job's file names have; 0 stands for no number."""
     return list(range(1, job.outputs + 1)) if job.outputs > 1 else [0]
 
 
 def former_names(job: Job, identity: str, number: int) -> list[str]:
-    """Return the names that former versions may have given to a result."""
+    """Return the names that former versions may have written for a result."""
     return [
         names.in_folder_formerly(names.stem(job), identity, kind, number or None)
         for kind in names.RESULT_KINDS
@@ -85,13 +85,13 @@ def former_names(job: Job, identity: str, number: int) -> list[str]:
 
 
 def former_stem(picture: Path) -> str:
-    """Return what stands before the digits in a former version's names for a picture's results."""
+    """Return the text before the digits in a former version's file names for a picture."""
     found = ResultName.parse(names.in_folder_formerly(picture.stem, "0" * 64, "jpg"))
     return "" if found is None else found.stem
 
 
 def result_stem(picture: Path | str) -> str:
-    """Return what stands before the digits in the names of the results of a path or URL."""
+    """Return the text before the digits in the file names for a picture at a path or URL."""
     name = names.in_folder(names.stem(Smile(picture)), "0" * 64, "jpg")
     found = ResultName.parse(name)
     return "" if found is None else found.stem
@@ -100,7 +100,7 @@ def result_stem(picture: Path | str) -> str:
 def look_at(path: Path | str, job_type: type[Job]) -> str | None:
     """Return the SHA-256 of the picture at `path`, in hex; None for a URL, which is only checked.
 
-    Raises `PictureRefused` for what the client will refuse, and for what cannot be read now.
+    Raises `PictureRefused` for a picture that the client will refuse or that cannot be read now.
     """
     if isinstance(path, str):
         picture_url(path)
@@ -114,10 +114,10 @@ def look_at(path: Path | str, job_type: type[Job]) -> str | None:
 
 
 def job_identity(job: Job, *, fit: bool = False, digest: str | None = None) -> str | None:
-    """Return the identity that is in the names of a job's results; None for an unreadable picture.
+    """Return the identity that a job's file names have; None if its picture cannot be read.
 
-    The job is one at a path or a URL. With `fit` it is that of the picture as it is sent. `digest`
-    is the picture's SHA-256 where it is known, so that the file is not read again.
+    The job's source is a path or a URL. With `fit` the identity is that of the picture as it is
+    sent. `digest` is the picture's SHA-256 if it is known, which saves reading the file again.
     """
     if names.is_url(job.source):
         return name_identity(job, None)
@@ -128,7 +128,7 @@ def job_identity(job: Job, *, fit: bool = False, digest: str | None = None) -> s
 
 
 def _digest(path: Path, job_type: type[Job], *, fit: bool) -> str | None:
-    """Return the SHA-256 of a picture, None for what the client will refuse."""
+    """Return the SHA-256 of a picture; None for one that the client will refuse."""
     with suppress(OSError, ValueError), open(path, "rb", opener=_open_at_once) as file:
         found = os.fstat(file.fileno())
         regular = stat.S_ISREG(found.st_mode)
@@ -140,5 +140,5 @@ def _digest(path: Path, job_type: type[Job], *, fit: bool) -> str | None:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    # A pipe without a writer would block.
+    # Without the flag, opening a pipe that has no writer blocks.
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -1,7 +1,7 @@
-"""The pictures of a client's keys: a key names one picture.
+"""Checks that each job key of a client always names the same picture.
 
-Jobs with one key are equal, so the second one gets the first one's result. Where its picture is
-another one, that would be another person's face.
+Jobs with one key are equal, so the second one gets the first one's result. If its picture were a
+different one, the caller would get the face of another person.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _DIGITS: Final = 12  # of a digest in a message
 
 
 class Keys:
-    """The pictures of the keys that a client has seen, the last 20,000."""
+    """The picture of each key that a client has seen, for the last 20,000 keys."""
 
     def __init__(self) -> None:
         self._pictures: OrderedDict[str, tuple[str, str]] = OrderedDict()
-        # Of keys whose jobs are being entered: a lock, and how many want it.
+        # For each key whose jobs are being entered: a lock, and how many tasks use it.
         self._turns: dict[tuple[str, str], tuple[anyio.Lock, int]] = {}
 
     @asynccontextmanager
     async def turn(self, job: Job) -> AsyncGenerator[None]:
-        """Enter the jobs with one key one after another: the first one's picture counts."""
+        """Let jobs with one key enter one after another, so that the first one's picture counts."""
         if job.key is None:
             yield
             return
@@ -49,9 +49,10 @@ class Keys:
                 self._turns[key] = lock, count - 1
 
     def claim(self, spec: JobSpec) -> bool:
-        """Note the picture of the key of `spec`; return whether the key is new and has a picture.
+        """Record the picture of the key of `spec`; return whether it was recorded.
 
-        Raises `JobRefused` where the key names another picture.
+        It is not recorded if `spec` has no key or no picture, or if the key is known. Raises
+        `JobRefused` if the key names another picture.
         """
         digest = spec.source_digest
         if spec.job is None or spec.job.key is None or digest is None:
@@ -66,11 +67,11 @@ class Keys:
         return True
 
     def release(self, spec: JobSpec) -> None:
-        """Forget the key of `spec`, whose job has no task: it may come with another picture."""
+        """Forget the key of `spec`, whose job has no task, so that it may name another picture."""
         self._pictures.pop(spec.identity, None)
 
     def follow(self, handle: JobHandle) -> None:
-        """Release the key of `handle` once its job has failed, and neither is nor may be paid."""
+        """Release the key of `handle` once its job has failed without a possible charge."""
 
         def ended() -> None:
             error = handle.ending
@@ -86,8 +87,9 @@ class Keys:
 
 
 def check_former(spec: JobSpec, former: StoredJob | None, digest: str | None) -> None:
-    """Check the picture of `spec` against a former process's: of a job, or of one that is over.
+    """Check the picture of `spec` against the pictures of the same key in former processes.
 
+    `former` is a job that a former process left; `digest` is the picture of one that has ended.
     Raises `JobRefused`.
     """
     if former is not None and former.source_digest is not None:
@@ -95,15 +97,15 @@ def check_former(spec: JobSpec, former: StoredJob | None, digest: str | None) ->
         name = former.kind if former.place is None else shown(former.place)
         _check(spec, (former.source_digest, name))
     if digest is not None:
-        _check(spec, (digest, "another one of a former process"))
+        _check(spec, (digest, "one of a former process"))
 
 
 def _check(spec: JobSpec, known: tuple[str, str]) -> None:
     digest, (known_digest, name) = spec.source_digest, known
     if digest is not None and digest != known_digest and spec.job is not None:
         raise JobRefused(
-            f"the key {quoted(spec.job.key)} names another picture: {name} (SHA-256 "
-            f"{known_digest[:_DIGITS]}), and now {_name(spec)} (SHA-256 {digest[:_DIGITS]})."
+            f"the key {quoted(spec.job.key)} already names another picture: {name} (SHA-256 "
+            f"{known_digest[:_DIGITS]}), not {_name(spec)} (SHA-256 {digest[:_DIGITS]})."
         )
 
 

@@ -1,7 +1,7 @@
-"""Measure how long a running task survives without a poll.
+"""Measures how long a running task survives without a poll.
 
-Nothing keeps the task alive meanwhile: it is polled after each gap only, as a query that spends the
-same request window as everything else.
+The task is polled only after each gap, as a query, which spends the key's request window like any
+other request.
 """
 
 from __future__ import annotations
@@ -37,27 +37,28 @@ from perfect_async.models import FileId, Job, Polling, must_be_job
 from perfect_async.reports import LeaseBracket
 
 GAPS: Final = (12.0, 20.0, 40.0)
-"""Seconds between two polls. 12 is beyond the shortest published lease; a lease of 40 s would bring
-nothing more.
+"""Seconds without a poll, one gap after another. 12 is longer than the shortest documented lease; a
+lease beyond 40 s would save no more requests.
 """
 
 
 def known_lease(polling: Polling, file: LeaseFile) -> Polling:
-    """Return `polling` with the lease that was measured, where it asks for that.
+    """Return `polling` with the measured lease, if it asks for that.
 
-    Raises `ConfigurationError` where nothing was measured.
+    Raises `ConfigurationError` if no lease was measured.
     """
     if not polling.measured:
         return polling
     record = file.read()
     if record is None:
         raise ConfigurationError(
-            'Polling(lease="measured"): nothing was measured for this key and host. Run '
-            "`perfect-async doctor --measure-lease`, or leave the lease at 10 s."
+            'Polling(lease="measured"): no lease was measured for this key and host. Run '
+            "`perfect-async doctor --measure-lease`, which costs the units of one task, or use the "
+            "default lease of 10 s."
         )
     if record.refuted:
         LOG.warning(
-            "A task was lost inside the lease that was measured on %s, so 10 s are assumed: "
+            "A task was lost within the lease that was measured on %s, so a lease of 10 s is used. "
             "`perfect-async doctor --measure-lease` measures it again.",
             f"{record.measured_at:%Y-%m-%d}",
         )
@@ -65,17 +66,17 @@ def known_lease(polling: Polling, file: LeaseFile) -> Polling:
 
 
 def checked_gaps(gaps: Sequence[float]) -> tuple[float, ...]:
-    """Return `gaps` if they can be waited for. Raises `ConfigurationError`."""
+    """Return `gaps` as a tuple. Raises `ConfigurationError` unless all are seconds above 0."""
     found = tuple(gaps)
     if not found or any(type(gap) not in {int, float} or not 0 < gap < math.inf for gap in found):
-        raise ConfigurationError(f"gaps is {quoted(gaps)}; it must list seconds above 0.")
+        raise ConfigurationError(f"gaps is {quoted(gaps)}; it must be a list of seconds above 0.")
     return found
 
 
 class LeaseMeasurement:
-    """One task of `job`, polled after each of `gaps` seconds on `session`.
+    """Creates one task of `job` on `session` and polls it after each of `gaps` seconds.
 
-    What is found is kept in `file` after each gap.
+    After each gap the measured lease is written to `file`.
     """
 
     def __init__(
@@ -88,23 +89,23 @@ class LeaseMeasurement:
         self._file = file
 
     async def brackets(self) -> AsyncGenerator[LeaseBracket]:
-        """Yield what is known after each gap, until the task is lost or has ended.
+        """Yield the measured bracket after each gap, until the task is lost or has ended.
 
-        A gap counts as survived only where the task runs after it: a task that has ended may need
-        no polls. Raises `TaskFailed` where the engine failed, and as a job does before.
+        A gap counts as survived only if the task still runs after it, since an ended task may need
+        no polls. Raises `TaskFailed` if the engine failed, and the errors of a job before that.
         """
-        # Before anything is paid for that could not be kept.
+        # Checked before units are charged for a result that could not be saved.
         await self._kept(self._file.make_folder)
         task_id = await self._created()
         # A creation in doubt must not be settled by this task.
-        self._session.driver.submitter.know(task_id)
+        self._session.driver.submitter.remember(task_id)
         survived, asked_at = 0.0, anyio.current_time()
         for gap in self._gaps:
             await anyio.sleep(gap)
             before, asked_at = asked_at, anyio.current_time()
             running = await self._runs(task_id)
             if running is False:
-                # At most so long: from the request before to the answer that it is lost.
+                # The upper bound: from the request before to the answer that it is lost.
                 lost = math.ceil(anyio.current_time() - before)
                 yield await self._found(task_id, survived, float(lost))
                 return
@@ -126,10 +127,10 @@ class LeaseMeasurement:
         try:
             await in_thread(work)
         except LedgerUnavailable as exc:
-            raise ConfigurationError(f"What is measured cannot be kept: {exc}.") from exc
+            raise ConfigurationError(f"The measured lease cannot be saved: {exc}.") from exc
 
     async def _created(self) -> str:
-        """Create the task. Raises `SubmissionInDoubt` where no answer comes."""
+        """Create the task and return its id. Raises `SubmissionInDoubt` if no answer comes."""
         source = await self._uploaded()
         command = ev.Submit(0, 0)
         try:
@@ -144,7 +145,7 @@ class LeaseMeasurement:
                 return event.task_id
             case ev.NoAnswer():
                 raise SubmissionInDoubt(
-                    f"The task's creation went out and no usable answer came back: "
+                    f"The task's creation was sent and no usable answer came back: "
                     f"{event.error.message}",
                     units_at_stake=self._job.units,
                 )
@@ -169,7 +170,7 @@ class LeaseMeasurement:
         return FileId(grant.file_id)
 
     async def _runs(self, task_id: str) -> bool | None:
-        """Whether the task runs; None where it has ended well, False where it is lost."""
+        """Return whether the task runs: None if it has succeeded, False if it is lost."""
         for _ in range(2):
             event = await self._polled(task_id)
             match event:
@@ -178,7 +179,7 @@ class LeaseMeasurement:
                 case ev.Succeeded() | ev.Unreadable():
                     return None
                 case ev.TaskUnknown():
-                    # It may be a slip: ask once more before believing it.
+                    # One such answer may be a mistake of the vendor's, so it is asked again.
                     continue
                 case _:
                     raise _error_of(event)

@@ -1,4 +1,4 @@
-"""What a batch remembers of its jobs for its report, within a bounded memory."""
+"""Records of a batch's jobs for its report, in bounded memory."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from perfect_async.report import Report, ReportJob, ReportRequest
 
 _MOST: Final = 5_000
-"""Jobs that are kept, the newest: a batch may go on for months."""
+"""How many records are kept, the newest, since a batch may go on for months."""
 
 
-# Mutable, since attrs makes frozen ones five times as slowly.
+# Mutable, since attrs creates frozen objects five times as slowly.
 @attrs.define(eq=False)
 class JobRecord:
-    """One job for the report, with neither its picture nor its result.
+    """One job for the report, without its picture and its result.
 
-    `number` counts the jobs of the batch as they were read. `source` is a path, a URL or a file's
-    id if it is `named`, else the text that is shown for it. `ref` is its number in the driver, 0
-    where it has no task of its own. `ended` is when its task ended, in the driver's microseconds.
-    `failure` is the error's class, message, hint, code and units at stake: an error that was raised
-    would keep the frames that it went through.
+    `number` counts the jobs of the batch as they were read. `source` is a path, a URL or a file id
+    if it is `named`, else the text that is shown for it. `ref` is the job's number in the driver, 0
+    if it has no task of its own. `ended` is when its task ended, in the driver's microseconds.
+    `failure` is the error's class, message, hint, code and units at stake; the error itself would
+    keep the frames of its traceback in memory.
     """
 
     number: int
@@ -55,7 +55,7 @@ class JobRecord:
 
 
 class BatchRecord:
-    """The jobs of one batch that have ended, the requests of its key, and what it was charged."""
+    """The ended jobs of one batch, the requests of its key, and the units it was charged."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
@@ -67,7 +67,7 @@ class BatchRecord:
         self._charged = self._units = self._at_stake = 0.0
 
     def created(self, units: float) -> None:
-        """Record that a task was created, or taken over, for so many units."""
+        """Record that a task was created, or taken over, for `units`."""
         self._charged += units
 
     def ended(self, number: int, outcome: Outcome, handle: JobHandle | None, ref: int) -> None:
@@ -103,9 +103,9 @@ class BatchRecord:
         self._until = self._driver.at(self._driver.clock.seconds())
 
     def report(self, live: Iterable[tuple[int, Job, JobHandle]]) -> Callable[[], Report]:
-        """Return what makes the report, in any thread; `live` are the jobs that have not ended.
+        """Return a function that makes the report, in any thread; `live` are the unended jobs.
 
-        Making thousands of requests into values would hold up the polls.
+        Making it in the loop would delay polls, since a report has thousands of requests.
         """
         now = self._driver.at(self._driver.clock.seconds()) if self._until is None else self._until
         unfinished = [_live(*each) for each in live]
@@ -133,7 +133,7 @@ class BatchRecord:
         returned: float,
         at_stake: float,
     ) -> Report:
-        # Most batches are not reported, and their programs do not load it.
+        # Loaded only when it is used, since most programs make no report.
         from perfect_async.report import Report  # noqa: PLC0415 - see above
 
         numbers = {record.ref: record.number for record in records if record.ref}
@@ -214,13 +214,13 @@ def _failure(error: PerfectError) -> tuple[str, str, str, str | None, float]:
 def _without_picture(
     job: object,
 ) -> tuple[str | PurePath | FileId, bool, str, list[tuple[str, str | int]]]:
-    """Return a job's source, whether it is a name, the feature, and what is asked for beside it.
+    """Return a job's source, whether that is a name, the feature, and the parameters.
 
-    A source that is the picture, or an object of the user's, is described instead. Nothing of a
-    path object of the user's is called, since it may raise anything.
+    A source of bytes, or an object of the user's, is described instead. No method of a path object
+    of the user's is called, since it may raise anything.
     """
     if not isinstance(job, Job):
-        # It was refused: people pass paths where jobs are wanted.
+        # It was refused, such as a path in place of a job.
         return type(job).__name__, False, "", []
     source = cast("object", job.source)
     if isinstance(source, str | PurePath | FileId):
@@ -230,7 +230,7 @@ def _without_picture(
 
 
 def _shown(record: JobRecord) -> tuple[str, bool]:
-    """Return a source as text without what may be secret, and whether it is a file's path."""
+    """Return a source as text without its secrets, and whether it is the path of a file."""
     match record.source:
         case FileId(value):
             return f"file {value}", False
@@ -240,5 +240,5 @@ def _shown(record: JobRecord) -> tuple[str, bool]:
             pass
     if is_url(text):
         return shown_source(text), False
-    # Of a path all is shown: it tells one picture from another.
+    # A path is shown in full, since it tells one picture from another.
     return text, record.named

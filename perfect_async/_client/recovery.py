@@ -1,8 +1,8 @@
 """Resumes the jobs that a former process left in the journal.
 
-How much of a lease is left is unknown, so a task that may run is polled at once. A creation without
-an answer is settled from the unit history. A job that was not created yet is created, if its
-picture is still there.
+A task that may still run is polled at once, since the rest of its lease is unknown. A creation
+without an answer is settled from the unit history. A job that was not created is created if its
+picture can still be read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _RANK: Final = {
     Phase.ENDED: 3,
     Phase.ENTERED: 4,
 }
-"""The order of resuming: running leases first."""
+"""The order of resuming: tasks with a running lease come first."""
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -42,7 +42,7 @@ class RecoveredJob(Value):
 
 
 class Recovery:
-    """Resumes jobs of a former process for the client on `channel`."""
+    """Resumes the jobs of a former process for the client on `channel`."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Recovery:
         self._resumed_jobs: dict[int, tuple[JobHandle, JobSpec]] = {}
 
     def all(self) -> list[RecoveredJob]:
-        """Return the jobs whose outcome was not reported yet, the most urgent first."""
+        """Return the jobs whose outcome nobody has taken, the most urgent first."""
         left = [
             snapshot for snapshot in self._journal.recoverable.values() if not snapshot.reported
         ]
@@ -75,14 +75,14 @@ class Recovery:
                 JobSpec.job_of(snapshot.stored, snapshot.file_id, snapshot.more_ids),
             )
         except JobRefused as exc:
-            # Go on: other jobs may have a running lease.
-            LOG.warning("A job of the journal is left there as it is: %s", exc.message)
+            # The others are resumed, since they may have a running lease.
+            LOG.warning("A job of the journal cannot be resumed and stays in it: %s", exc.message)
             return None
 
     def copies(self) -> list[tuple[JobSnapshot, tuple[FileId, ...]]]:
-        """Take the reported jobs whose copies at the vendor are still to be deleted.
+        """Take the reported jobs whose copies at the vendor must still be deleted.
 
-        Each comes with its input files.
+        Each is returned with its input files.
         """
         reported = [each for each in self._journal.recoverable.values() if each.reported]
         for snapshot in reported:
@@ -90,12 +90,12 @@ class Recovery:
         return [(snapshot, _files(snapshot)) for snapshot in reported]
 
     def uses(self, files: Sequence[FileId]) -> bool:
-        """Whether a job that was not resumed yet needs one of these files at the vendor."""
+        """Return whether a job that was not resumed yet needs one of `files` at the vendor."""
         needed = map(_files, self._journal.recoverable.values())
         return any(file in each for each in needed for file in files)
 
     def folder_of(self, recovered: RecoveredJob) -> str | None:
-        """Return the folder of the job's results, if the job is still to be created."""
+        """Return the folder of the job's results, if the job was not created yet."""
         snapshot = self._journal.recoverable.get(recovered.number)
         if snapshot is None or snapshot.phase is not Phase.ENTERED:
             return None
@@ -104,7 +104,7 @@ class Recovery:
     # Resuming.
 
     async def resume(self, recovered: RecoveredJob) -> JobHandle:
-        """Resume the job, or follow it where it was resumed already. Raises `JobRefused`."""
+        """Resume the job, or follow it if it was resumed already. Raises `JobRefused`."""
         snapshot = self._journal.take(recovered.number)
         if snapshot is None:
             return self._follow(recovered)
@@ -124,7 +124,7 @@ class Recovery:
         """Return a handle that follows the job, which was resumed already."""
         resumed = self._resumed_jobs.get(recovered.number)
         if resumed is None:
-            raise JobRefused("this job of the former process was ended by somebody else.")
+            raise JobRefused("another call has ended this job of the former process already.")
         leader, spec = resumed
         if leader.ending is None:
             return self._registry.follow(leader, spec)
@@ -138,7 +138,7 @@ class Recovery:
         return self._remember(snapshot, handle)
 
     def _remember(self, snapshot: JobSnapshot, handle: JobHandle) -> JobHandle:
-        # With the options of then: whoever resumes it too wants its results in that folder.
+        # The spec has the former options, so that others who resume it save to the same folder.
         self._resumed_jobs[snapshot.job] = handle, self._spec(snapshot)
         return handle
 
@@ -148,12 +148,12 @@ class Recovery:
         if snapshot is None:
             return None
         if snapshot.in_doubt and spec.options.buy_in_doubt:
-            # The caller knows of the doubt, and buys another task.
+            # The caller consents to a second charge, and buys another task.
             entry = self._journal.resume(snapshot)
             entry.ended("doubt")
             entry.reported()
             return None
-        # Its results keep their names, and are saved where `spec` wants them.
+        # Its results keep their names, and are saved in the folder of `spec`.
         handle = self._resumed(snapshot, attrs.evolve(spec, stem=snapshot.stored.stem))
         if handle is not None:
             return handle
@@ -165,13 +165,13 @@ class Recovery:
         return None if snapshot is None else self._resumed(snapshot, self._spec(snapshot))
 
     def _resumed(self, snapshot: JobSnapshot, spec: JobSpec) -> JobHandle | None:
-        """Return a handle for a job that was or may have been created; None for any other."""
+        """Return a handle if the job was, or may have been, created; otherwise None."""
         entry, channel = self._journal.resume(snapshot), self._channel
         if snapshot.in_doubt:
             handle = self._registry.doubt(channel, spec, entry, snapshot.since)
             return self._remember(snapshot, handle)
         if snapshot.saved and snapshot.task_id is not None:
-            # Done, even where the vendor no longer has its result.
+            # The job is done even if the vendor no longer has its result.
             task = snapshot.task_id, snapshot.stored.outputs
             return self._registry.ended(channel, spec, entry, task)
         if snapshot.task_id is not None:
@@ -180,7 +180,7 @@ class Recovery:
             return self._remember(snapshot, handle)
         if snapshot.end == "failed":
             refused = RequestRefused("The job failed, uncharged, before the former process ended.")
-            handle = self._registry.forgo(channel, spec, entry, refused)
+            handle = self._registry.reject(channel, spec, entry, refused)
             return self._remember(snapshot, handle)
         return None
 
@@ -211,12 +211,12 @@ class Recovery:
         if stored.kind != "path":
             what = "as bytes" if stored.kind == "bytes" else "by a signed URL"
             raise SourceLost(
-                f"The picture was given {what}, which no journal keeps, and was not uploaded "
-                "before the former process ended."
+                f"The picture was given {what}, which a journal does not keep, and was not "
+                "uploaded before the former process ended."
             )
         picture = await inspect(given.source, job, fit=self._fit)
         if picture is None or picture.digest != stored.digest:
-            raise SourceLost(f"{quoted(stored.place)} is another picture than it was.")
+            raise SourceLost(f"{quoted(stored.place)} has changed since the job was entered.")
         return attrs.evolve(prepared, picture=picture)
 
 

@@ -1,4 +1,4 @@
-"""The outcomes of jobs: `Done` or `Failed`, and results whose pictures can be saved."""
+"""The outcomes of jobs, `Done` and `Failed`, and results whose pictures can be saved."""
 
 from __future__ import annotations
 
@@ -40,33 +40,33 @@ T = TypeVar("T")
 P = TypeVar("P", bound="_Part")
 
 _MARGIN: Final = timedelta(minutes=1)
-"""A URL that expires this soon may expire on the way (contract: Download the result)."""
+"""A URL that expires this soon counts as expired (contract: Download the result)."""
 _GONE: Final = {400, 403, 404, 410}
-"""The storage's answers to a URL that has expired or lost its object, or to an expired session."""
+"""The storage's statuses for a URL or session that has expired, or a file that is gone."""
 _PAUSES: Final = (0.5, 2.0)
-"""Seconds before the second and third try of a download that broke off."""
+"""Seconds before the second and third try of a download that failed."""
 _CLEANUP: Final = 5.0
 """Seconds that a cancelled save may take to remove its temporary file."""
 
 
 class _Part(Protocol):
-    """Where a download goes while it comes. Every method may block."""
+    """The place to which a file is downloaded. Every method may block."""
 
     def write(self, data: bytes) -> None:
         """Append `data`."""
         ...
 
     def is_whole(self, kind: str) -> bool:
-        """Return whether what was written is a whole picture of the type `kind`."""
+        """Return whether the data so far is a whole picture of the type `kind`."""
         ...
 
     def discard(self) -> None:
-        """Forget what was written, unless it was put somewhere."""
+        """Drop the data, unless it was put somewhere."""
         ...
 
 
 class _Memory:
-    """A part in memory."""
+    """A download into memory."""
 
     def __init__(self) -> None:
         self._data = io.BytesIO()
@@ -76,20 +76,20 @@ class _Memory:
         self._data.write(data)
 
     def is_whole(self, kind: str) -> bool:
-        """Return whether what was written is a whole picture of the type `kind`."""
+        """Return whether the data so far is a whole picture of the type `kind`."""
         return has_end(self._data, kind)
 
     def read(self, _: str) -> bytes:
-        """Return all that was written."""
+        """Return the data."""
         return self._data.getvalue()
 
     def discard(self) -> None:
-        """Do nothing: memory is freed by itself."""
+        """Do nothing, since memory is freed by itself."""
 
 
 @attrs.frozen
 class ImagePlace:
-    """Where a picture is: the one of this `index` among the `count` of a task."""
+    """The task that a picture belongs to, and the picture's `index` among its `count` pictures."""
 
     session: ClientSession
     feature: str
@@ -100,13 +100,13 @@ class ImagePlace:
 
 @attrs.frozen(eq=False, repr=False)
 class ResultImage(Value):
-    """One file of a result: a signed URL, which can be downloaded until `expires_at` (UTC).
-
-    It is a picture, or what else a `Feature` gives: a video, a zip.
+    """One file of a result: a picture, or a video or zip of a `Feature`.
 
         data = await result.images[0].read()
 
-    The repr shows the URL without its query, which holds the signature.
+    - `url`: a signed URL; anybody who has it can download the file. The repr shows it without its
+      query, which holds the signature.
+    - `expires_at`: until when the URL works, in UTC. `read` asks for a new one after that.
     """
 
     url: str = attrs.field(repr=lambda url: repr(redacted(url)))
@@ -116,24 +116,27 @@ class ResultImage(Value):
     )
 
     async def read(self) -> bytes:
-        """Download the picture into memory and return its bytes, without touching the disk.
+        """Download the file into memory and return its bytes.
 
-        They are a whole jpg, png or webp, as the vendor made it; of a `Feature` also a video or a
-        zip. Reading again is always possible
-        and never charged; a URL that has expired is asked for again (one request). Raises as
-        `Result.save` does, but for the disk's errors, and `ConfigurationError` for an image that
-        came from no result.
+            data = await result.images[0].read()
+
+        The bytes are a whole jpg, png or webp, unchanged; of a `Feature` also a video or a zip.
+        Reading again is never charged; if the URL has expired, a new one costs one request. Raises
+        as `Result.save` does, except errors of the disk, and `ConfigurationError` for an image that
+        does not come from a result.
         """
         place = self._place
         if place is None:
-            raise ConfigurationError("This image came from no result, so it cannot be downloaded.")
+            raise ConfigurationError(
+                "This image does not come from a result, so it cannot be downloaded."
+            )
         downloads = _Downloads(place.session, place.feature, place.task_id, place.count)
         work = partial(downloads.get, place.index, self, _Memory, _Memory.read)
         return await place.session.executor.call(work)
 
 
 class _Downloads:
-    """Downloads the pictures of one task, and asks for fresh URLs where they have expired."""
+    """Downloads the pictures of one task, and asks for new URLs when they have expired."""
 
     def __init__(self, session: ClientSession, feature: str, task_id: str, count: int) -> None:
         self._session = session
@@ -145,9 +148,9 @@ class _Downloads:
     async def get(
         self, index: int, image: ResultImage, part: Callable[[], P], put: Callable[[P, str], T]
     ) -> T:
-        """Download the picture of this `index` into a new `part`, and return what `put` gives.
+        """Download the picture of this `index` into a new `part`, and return the result of `put`.
 
-        `put` gets the part and the picture's type, once the picture is whole.
+        `put` is called with the part and the picture's type once the picture is whole.
         """
         if self._fresh:
             image = self._fresh[index]
@@ -165,8 +168,8 @@ class _Downloads:
         images = await self._session.refresh(self._feature, self._task_id)
         if len(images) != self._count:
             raise BadAnswer(
-                f"task {quoted(self._task_id)} had {self._count} pictures, "
-                f"and has {len(images)} when asked again."
+                f"task {quoted(self._task_id)} had {self._count} pictures before, and the vendor "
+                f"now names {len(images)}."
             )
         self._fresh = images
         return images[index]
@@ -184,14 +187,14 @@ class _Downloads:
     async def _fetch(self, url: str, part: P, put: Callable[[P, str], T]) -> T:
         head = b""
         try:
-            # What a feature without a class gives may be a video.
+            # The result of a feature without a class may be a video.
             large = self._feature not in FEATURES
             async with self._session.download(url, large=large) as pieces:
                 async for piece in pieces:
                     if len(head) < HEAD:
                         head += piece[:HEAD]
                         if len(head) >= HEAD:
-                            _picture_type(head)  # an error page is not downloaded to its end
+                            _picture_type(head)  # raises early for an error page
                     await in_thread(part.write, piece)
             kind = _picture_type(head)
             if not await in_thread(part.is_whole, kind):
@@ -211,17 +214,21 @@ class Result(Value):
         result = await client.run(Smile("selfie.jpg"))
         await result.save("smiling.jpg")        # or: [data] = await result.read()
 
-    `task_id` is the vendor's. `job` is the job that asked for it, None where only the task's id is
-    known (`attach`). `units` were charged for it, including repeated tries; 0.0 where an equal job
-    or somebody else paid for the task. `duration` is the seconds from its creation to its end, None
-    where the creation was not seen. `files` are the paths of its files, if the job was to be saved
-    (`save_to`). `changes` says what was changed in the pictures to make them fit
-    (`Client(fit=True)`). `raw` is the vendor's whole answer, decoded: the scores and colours of a
-    `Feature` are there and nowhere else. It holds signed URLs, so it shows in no repr; it is None
-    where the vendor was not asked, since the files of a former run are there.
+    - `task_id`: the vendor's id.
+    - `images`: the pictures, see `ResultImage`.
+    - `job`: the job; None if only the task's id is known, as after `attach`.
+    - `units`: the units that were charged for it, all tries included; 0.0 if an equal job, another
+      process or a former run paid for the task.
+    - `duration`: the seconds from the creation of the task to its end; None if the client did not
+      create it.
+    - `files`: the paths of the saved files, if the job had `save_to`.
+    - `changes`: what `Client(fit=True)` changed in the pictures that were sent.
+    - `raw`: the vendor's whole answer, decoded; the scores and colours of a `Feature` are only
+      here. It holds signed URLs, so the repr leaves it out. It is None if the files of a former run
+      were found, so that the vendor was not asked.
 
-    The URLs expire after 2 h; `save` and `read` ask for fresh ones, which the vendor gives for a
-    day at least, unless its copy was deleted. (contract: Download the result)
+    URLs expire after 2 h; `save` and `read` then ask for new ones, which the vendor gives for a day
+    at least, unless its copy was deleted. (contract: Download the result)
     """
 
     task_id: str
@@ -239,15 +246,15 @@ class Result(Value):
 
     @property
     def outputs(self) -> tuple[ResultImage, ...]:
-        """The files of the result, whatever they are; the same as `images`.
+        """The files of a `Feature`'s result: pictures, videos or zips; the same as `images`.
 
-        There are none where the answer holds no URL.
+        It is empty if the vendor's answer has no URL; then `raw` is the whole result.
         """
         return self.images
 
     @property
     def file_count(self) -> int:
-        """How many files `save` writes, the one with the answer itself included."""
+        """The number of files that `save` writes, a file with `raw` included."""
         more = self._feature not in FEATURES and says_more(self.raw)
         return len(self.images) + (more or not self.images)
 
@@ -256,31 +263,32 @@ class Result(Value):
 
             [data] = await result.read()
 
-        Nothing is written to the disk. Each is a whole file as the vendor made it: a jpg, png or
-        webp, of a `Feature` also a video or a zip. There are none where its answer is all (`raw`).
-        200 avatars may be some hundred megabytes, so `result.images[i].read()` gives one. Raises
-        as `save` does, but for the disk's errors.
+        Each is a whole file, unchanged: a jpg, png or webp, of a `Feature` also a video or a zip.
+        The list is empty if `raw` is the whole result. 200 avatars may take some hundred megabytes;
+        `result.images[i].read()` returns one picture. Raises as `save` does, except errors of the
+        disk.
         """
         return await self._session.executor.call(self._read_all)
 
     async def save(self, target: str | os.PathLike[str]) -> list[Path]:
-        """Write the pictures to `target` and give their paths, in the order of `images`.
+        """Download the pictures to `target` and return their paths, in the order of `images`.
 
-        `target` is a folder if one is there or if it has no picture's suffix; a missing folder is
-        made. A file in it is called `<source's stem, cleaned>-<16 hex of the job's
-        identity>[-<i>].<type>`, the same at each saving and different for each job. Any other
-        `target` is the path of a file, whose suffix becomes that of the bytes; several pictures
-        become `<stem>-1<suffix>`, `<stem>-2<suffix>`, ...
+            await result.save("smiling.jpg")       # one file; its suffix becomes that of the bytes
+            await result.save("out/")              # a folder, made if it is missing
 
-        What a `Feature` answers beside URLs is written too: `raw`, as a last file of JSON. A file
-        appears whole or not at all: it replaces a former one at the end (a link itself, not
-        the link's target), and nothing else is left behind. Pictures saved before one that fails
-        stay. Saving again is always possible and never charged.
+        `target` is a folder if it exists as one or has no suffix of a picture; otherwise it is the
+        path of a file. Files in a folder are named `<stem of the source>-<16 hex digits of the
+        job's identity>[-<i>].<type>`: the same at each saving, and different for each job. Several
+        pictures with a file's path are named `<stem>-1<suffix>`, `<stem>-2<suffix>` and so on. If
+        the answer of a `Feature` has more than URLs, a last file holds `raw` as JSON.
 
-        A URL that has expired is asked for again (one request). Raises `BadAnswer` where the
-        download is no picture, `RequestRefused` and `ServiceUnavailable` (after three tries) where
-        it fails or ends early, `ConfigurationError` for an empty `target` or a NUL in it, and
-        `OSError` as the disk does.
+        A file appears only when it is whole, and replaces a file of the same name (a link itself,
+        not its target). If one picture fails, those before it stay. Saving again is never charged;
+        if a URL has expired, a new one costs one request.
+
+        Raises `BadAnswer` if the download is not a picture, `RequestRefused` or
+        `ServiceUnavailable` if it fails (after three tries) or ends early, `ConfigurationError` for
+        an empty `target` or one with a NUL, and `OSError` for errors of the disk.
         """
         return await self._session.executor.call(partial(self._save_all, os.fspath(target)))
 
@@ -299,7 +307,7 @@ class Result(Value):
         return await self._write(target.folder, range(self.file_count), put)
 
     async def _write(self, folder: Path, wanted: Sequence[int], put: Put) -> list[Path]:
-        """Download the pictures of the indices `wanted`; a `Write` of `_files.sets`."""
+        """Download the pictures with the indices `wanted`; this is a `Write` of `_files.sets`."""
         await self._session.retention.clean_folder(folder)
         downloads = self._downloads()
         saved: list[Path] = []
@@ -313,7 +321,7 @@ class Result(Value):
         return saved
 
     async def _write_answer(self, folder: Path, put: Callable[[AtomicFile, str], Path]) -> Path:
-        """Write the answer itself."""
+        """Write `raw` as a file of JSON."""
         raw = self.raw
         if raw is None:
             raw = await self._session.answer(self._feature, self.task_id)
@@ -339,18 +347,18 @@ class Result(Value):
 async def save_beside(
     result: Result, pictures: PictureSet, former: Sequence[Path]
 ) -> Sequence[Path]:
-    """Save the `pictures` of `result`, as `Result.save` does, and replace no file.
+    """Save the `pictures` of `result`, as `Result.save` does, without replacing a file.
 
-    `former` are the files of all pictures of this task, if it was saved before: those that are
-    there stay as they are, and the others are written again.
+    `former` are the files of all pictures of this task, if it was saved before. Those that still
+    exist are kept, and the others are written again.
     """
     count = pictures.count
     if former and not any(image.url for image in result.images):
         whole = await in_thread(lambda: all(path.is_file() for path in former))
         if whole:
-            # The number of its files is not known before it is asked for again.
+            # The number of files is unknown until the vendor is asked again.
             return former
-    # Not for users, and so no public method.
+    # Not a public method, since it is not for users.
     write = partial(result._write, pictures.folder)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     if len(former) != count:
         return await save_set(pictures, result.task_id, write)
@@ -366,12 +374,20 @@ async def save_beside(
 
 @attrs.frozen(eq=False, repr=False)
 class Done(Value):
-    """A job that is done: `result` has its pictures.
+    """The outcome of a job that succeeded.
 
-    `units` were charged for it, including repeated tries; 0.0 where an equal job paid for the task.
-    `duration` is the seconds from its creation to its end, None where the creation was not seen.
-    `files` are the paths of its pictures, if the batch was to save them (`save_to`). `changes` says
-    what was changed in the picture to make it fit (`Client(fit=True)`).
+        async for outcome in batch:
+            if outcome.ok:
+                await outcome.result.save("out/")
+
+    - `job`: the job; `result`: its pictures; `task_id`: the vendor's id.
+    - `units`: the units that were charged for it, all tries included; 0.0 if an equal job paid for
+      the task.
+    - `duration`: the seconds from the creation of the task to its end; None if the client did not
+      create it.
+    - `files`: the paths of the saved files, if the batch had `save_to`.
+    - `changes`: what `Client(fit=True)` changed in the picture that was sent.
+    - `ok` is True and `error` is None, see `Failed`.
     """
 
     job: Job
@@ -385,17 +401,25 @@ class Done(Value):
     error: None = attrs.field(default=None, init=False, repr=False)
 
     def unwrap(self) -> Result:
-        """Return the result."""
+        """Return `result`; the same call on a `Failed` raises its error."""
         return self.result
 
 
 @attrs.frozen(eq=False, repr=False)
 class Failed(Value):
-    """A job that failed: `error` says why and what to do next.
+    """The outcome of a job that failed.
 
-    `task_id` is None where no task was created or its id never came. `units` were charged and not
-    given back. `duration` is the seconds from creation to end, None where there is none. `changes`
-    as in `Done`.
+        async for outcome in batch:
+            if not outcome.ok:
+                print(outcome.job, outcome.error)     # why, and what to do next
+
+    - `job`: the job.
+    - `error`: the reason, with `message`, `hint` and `units_at_stake`, see `PerfectError`.
+    - `task_id`: the vendor's id; None if no task was created or its id is unknown.
+    - `units`: the units that were charged and not returned.
+    - `duration`: the seconds from the creation of the task to its end, or None.
+    - `changes`: as in `Done`.
+    - `ok` is False, `result` is None and `files` is empty.
     """
 
     job: Job
@@ -414,16 +438,18 @@ class Failed(Value):
 
 
 Outcome: TypeAlias = Done | Failed
+"""The outcome of one job of a batch: `outcome.ok` is True for `Done` and False for `Failed`."""
 
 
 def _picture_type(head: bytes) -> str:
-    """Return the type of a picture that begins with `head`; raises `BadAnswer` for other data."""
+    """Return the type of a picture that begins with `head`. Raises `BadAnswer` for other data."""
     if not head:
         raise BadAnswer("the vendor's result is empty; nothing was written.")
     kind = sniff(head)
     if kind not in names.RESULT_KINDS:
         beginning = quoted(head[:16].decode("latin-1"))
         raise BadAnswer(
-            f"the vendor's result is no picture but begins with {beginning}; nothing was written."
+            f"the vendor's result is not a picture: it begins with {beginning}; nothing was "
+            "written."
         )
     return kind

@@ -1,8 +1,8 @@
-"""Saving pictures as part of their jobs, and deleting the vendor's copies afterwards.
+"""Saves pictures as part of their jobs, and deletes the vendor's copies afterwards.
 
-A job of a batch with `save_to` counts as done when its files are on the disk. The vendor's copies
-are deleted only then, and only when no other job uses the same file at the vendor: deleting a task
-deletes its input files as well (contract: Other calls).
+A job with `save_to` is done when its files are on the disk. The vendor's copies are deleted after
+that, and only while no other job uses the same file at the vendor, since deleting a task also
+deletes its input files (contract: Other calls).
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from perfect_async.errors import JournalError, NotSaved, PerfectError, RequestRe
 from perfect_async.models import FileId
 
 _MAX_SAVES: Final = 8
-"""Results downloaded at once; the URLs of those that wait last for two hours."""
+"""How many results are downloaded at once; URLs of waiting ones work for two hours."""
 _PAUSES: Final = (0.0, 1.0, 5.0, 20.0)
 """Seconds before each try of a deletion."""
 _GONE: Final = ("OperationNotSupport", "InvalidTaskId")
-"""The vendor's error codes for the deletion of a task that is deleted already."""
+"""The vendor's error codes for deleting a task that was deleted already."""
 
 
 @attrs.frozen(eq=False, repr=False)
 class Copy(Value):
-    """The vendor's copy of one finished task, to be deleted; `files` are its inputs."""
+    """The vendor's copy of one finished task, which is to be deleted; `files` are its inputs."""
 
     task_id: str
     entry: JobEntry
@@ -50,7 +50,7 @@ class Copy(Value):
 class Retention:
     """Saves results and deletes the vendor's copies for one client.
 
-    `delete` deletes a task at the vendor; `used` tells whether a job that has not ended needs a
+    `delete` deletes a task at the vendor. `used` returns whether a job that has not ended needs a
     task or one of its files.
     """
 
@@ -66,12 +66,12 @@ class Retention:
         self._saves = anyio.Semaphore(_MAX_SAVES)
         self._saving: set[JobHandle] = set()
         self._unrecorded: set[JobHandle] = set()
-        # Batches by file that their unread jobs may name again.
+        # For each file, how many batches may still read a job that uses it.
         self._pinned: Counter[FileId] = Counter()
         self._to_delete: list[Copy] = []
         self._fetching: Counter[str] = Counter()
         self._deleting: set[str] = set()
-        # Tasks of copies from `delete_later` on, until they are deleted or could not be.
+        # Tasks given to `delete_later`, until their deletion has succeeded or failed.
         self._scheduled: set[str] = set()
         self._deletions = 0
         self._changed = anyio.Event()
@@ -79,7 +79,7 @@ class Retention:
     # What is in use.
 
     def pin(self, file: FileId) -> None:
-        """Keep `file` at the vendor: unread jobs of a batch may name it."""
+        """Keep `file` at the vendor, since unread jobs of a batch may use it."""
         self._pinned[file] += 1
 
     def unpin(self, files: Iterable[FileId]) -> None:
@@ -89,7 +89,7 @@ class Retention:
 
     @contextmanager
     def fetching(self, task_id: str) -> Generator[bool]:
-        """Keep the task while it is asked for; gives False if it is being deleted."""
+        """Keep the task at the vendor inside the block; yield False if it is being deleted."""
         self._fetching[task_id] += 1
         try:
             yield task_id not in self._deleting
@@ -98,7 +98,7 @@ class Retention:
             self._fetching += Counter()
 
     def delete_later(self, copies: Iterable[Copy]) -> None:
-        """Delete `copies` once no job needs them, each task once."""
+        """Schedule the deletion of `copies`, each task once, for when no job needs them."""
         for copy in copies:
             if copy.task_id not in self._scheduled:
                 self._scheduled.add(copy.task_id)
@@ -109,7 +109,7 @@ class Retention:
         self._saving.add(handle)
 
     def end(self, handle: JobHandle, outcome: Outcome) -> None:
-        """Note that the saving has ended; if it succeeded, delete the copies where asked for."""
+        """Record that saving has ended, and schedule the deletion of a saved result's copies."""
         self._saving.discard(handle)
         self._notify()
         recorded = handle not in self._unrecorded
@@ -118,8 +118,8 @@ class Retention:
         if wanted and isinstance(outcome, Done) and outcome.files:
             self.delete_later([Copy(outcome.task_id, handle.entry, handle.inputs)])
 
-    def free(self) -> list[Copy]:
-        """Take the copies that no job needs, for `delete_now`; each is returned once."""
+    def take_unused(self) -> list[Copy]:
+        """Return the copies that no job needs, each once, for `delete_now`."""
         free = [copy for copy in self._to_delete if not self._in_use(copy)]
         self._to_delete = [copy for copy in self._to_delete if copy not in free]
         self._deletions += bool(free)
@@ -148,9 +148,9 @@ class Retention:
     # Saving and deleting.
 
     async def check_folder(self, path: str) -> None:
-        """Check that results can be written to the folder `path`, before a job is paid for.
+        """Check that results can be written to the folder `path`, before a job is charged.
 
-        Not again until a result could not be saved there. Raises `OSError`.
+        The folder is checked again only after a result could not be saved there. Raises `OSError`.
         """
         folder = Path(path)
         if folder not in self._writable:
@@ -159,13 +159,13 @@ class Retention:
             self._writable.add(folder)
 
     async def clean_folder(self, folder: Path) -> None:
-        """Remove the files that killed processes were writing to `folder`; once for each."""
+        """Remove the partial files that killed processes left in `folder`, once per folder."""
         if folder not in self._cleaned:
             self._cleaned.add(folder)
             await in_thread(remove_stale_parts, folder)
 
-    async def keep(self, handle: JobHandle, outcome: Outcome) -> Outcome:
-        """Save the pictures of `outcome`, which is that of `handle`, as its options say.
+    async def save_outcome(self, handle: JobHandle, outcome: Outcome) -> Outcome:
+        """Save the pictures of `outcome`, the outcome of `handle`, as the job's options say.
 
         Returns the outcome with its `files`, or `Failed` with `NotSaved` if they cannot be written.
         """
@@ -199,7 +199,7 @@ class Retention:
         return _with_files(outcome, files)
 
     async def _save(self, handle: JobHandle, outcome: Done, folder: Path) -> Sequence[Path]:
-        """Save the pictures of `outcome` where they are missing, and return the paths of all.
+        """Save the pictures of `outcome` that are missing, and return the paths of all.
 
         Raises `PerfectError` and `OSError`.
         """
@@ -211,7 +211,7 @@ class Retention:
             pictures = attrs.evolve(pictures, count=len(handle.files))
             copy = partial(copy_files, handle.files, folder)
             files = await save_set(pictures, outcome.task_id, copy)
-            LOG.info("%d files were copied from another folder; nothing was bought.", len(files))
+            LOG.info("%d files were copied from another folder; nothing was charged.", len(files))
             return files
         former = await _files_by_record(outcome, handle)
         snapshot = handle.entry.snapshot
@@ -222,7 +222,7 @@ class Retention:
     async def _record(self, handle: JobHandle, outcome: Done, files: Iterable[Path]) -> None:
         """Record in the journal where the result of `handle` was saved.
 
-        Where that fails the vendor's copies stay: they are all that a later process could fetch.
+        If that fails, the vendor's copies are not deleted, since a later process needs them.
         """
         spec = handle.spec
         if spec.sure and spec.options.save_to is not None:
@@ -234,13 +234,17 @@ class Retention:
                     [file.name for file in files],
                 )
             except JournalError as exc:
-                LOG.error("%s A saved result is not in the journal.", exc)
+                LOG.error(
+                    "A result was saved, but that could not be written to the journal: %s The "
+                    "vendor's copies are kept.",
+                    exc.message,
+                )
                 self._unrecorded.add(handle)
                 return
         handle.entry.saved()
 
     async def delete_now(self, copies: Iterable[Copy]) -> None:
-        """Delete what `free` returned, one after another, with several tries each."""
+        """Delete the copies of `take_unused`, one after another, with several tries each."""
         try:
             for copy in copies:
                 await self._delete_unused(copy)
@@ -250,7 +254,7 @@ class Retention:
 
     async def _delete_unused(self, copy: Copy) -> None:
         if self._in_use(copy):
-            # A job has come meanwhile that needs it.
+            # A job that needs the copy has come in the meantime.
             self._to_delete.append(copy)
             return
         self._deleting.add(copy.task_id)
@@ -276,8 +280,8 @@ class Retention:
                 break
         else:
             LOG.warning(
-                "The vendor's copies of a task were not deleted (%s); a client with the same "
-                "journal tries again when it opens.",
+                "The vendor's copies of a task could not be deleted (%s); the next client with the "
+                "same journal tries again when it opens.",
                 "" if why is None else type_name(why),
             )
             return
@@ -290,9 +294,9 @@ def _with_files(outcome: Done, files: Iterable[Path]) -> Done:
 
 
 async def _files_by_record(outcome: Done, handle: JobHandle) -> Sequence[Path]:
-    """Return the files in which the journal says that this task was saved.
+    """Return the files to which this task was saved, according to the journal.
 
-    Some of them may be gone; none are returned if all are.
+    Some of them may be gone; if all are gone, none is returned.
     """
     spec = handle.spec
     folder = spec.options.save_to
@@ -301,7 +305,7 @@ async def _files_by_record(outcome: Done, handle: JobHandle) -> Sequence[Path]:
     try:
         results = await handle.channel.journal.writer.saved_results(spec.identity)
     except JournalError:
-        # Then the names of the files and their bytes have to tell.
+        # The files are then found by their names and contents.
         return ()
     saved = results.get(folder)
     if saved is None or saved.task_id != outcome.task_id:
@@ -316,10 +320,10 @@ def _pictures(outcome: Done, handle: JobHandle, folder: Path) -> PictureSet:
 
 
 async def _files_by_name(outcome: Done, handle: JobHandle, pictures: PictureSet) -> Sequence[Path]:
-    """Return the files of a job that a former process saved; none if one of them is gone."""
+    """Return the files that a former process saved for a job; none if one of them is gone."""
     spec, count = handle.spec, pictures.count
-    # Different jobs may have had one name in former versions: then it is not known whose file it
-    # is, and the result is fetched again.
+    # Former versions could give two jobs one file name. Such a file is not taken for either job,
+    # and the result is fetched again.
     former_name = names.in_folder_formerly(spec.stem, spec.identity, "")
     jobs = {
         other.stored.identity
@@ -329,7 +333,7 @@ async def _files_by_name(outcome: Done, handle: JobHandle, pictures: PictureSet)
     is_clear = not jobs - {spec.identity}
 
     def find_formerly(index: int) -> Path | None:
-        """Find a file by the name that former versions gave."""
+        """Return the file with the name that former versions wrote, if it exists."""
         number = index + 1 if count > 1 else None
         for kind in names.RESULT_KINDS if is_clear else ():
             name = names.in_folder_formerly(spec.stem, spec.identity, kind, number)

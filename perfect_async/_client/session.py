@@ -1,4 +1,4 @@
-"""An open client: it takes jobs and requests, and turns their ends into outcomes and results."""
+"""An open client: accepts jobs and requests, and makes outcomes and results of their ends."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ if TYPE_CHECKING:
 
 _NOT_FOUND: Final = 404
 _UPLOAD_PAUSES: Final = (0.5, 2.0)
-"""Seconds before the second and third try of an upload of its own."""
+"""Seconds before the second and third try of `ClientSession.upload`."""
 _URL_LIFETIME: Final = timedelta(seconds=7200)
 """How long a result URL can be downloaded (contract: Download the result)."""
 
 
 class _AnyFile(Job):
-    """A picture or a video that no job has yet: what some feature takes."""
+    """A picture or a video that belongs to no job, within the limits of some feature."""
 
     feature = "the vendor"
     formats = ("jpg", "png", "heic", "mp4", "mov")
@@ -72,9 +72,9 @@ class ClientSession:
     """One open client on its `driver`.
 
     Call its methods in the loop of its `executor`; only `ready`, `ask` and `result` may be called
-    elsewhere. `closed`: it takes no more jobs. `left`: it saves no more results. `interrupts` stop
-    the batches that read jobs now. `max_units`, `reuse` and `fit` as in `Client`. `on_event` gets
-    each event of a job, and returns at once.
+    elsewhere. `closed`: it accepts no more jobs. `left`: it saves no more results. `interrupts`
+    stop the batches that are reading jobs. `max_units`, `reuse` and `fit` as in `Client`.
+    `on_event` is called with each event of a job, and returns at once.
     """
 
     def __init__(
@@ -102,35 +102,37 @@ class ClientSession:
         self.recovery = Recovery(driver.registry, channel, limits, fit=fit)
 
     def ready(self) -> None:
-        """Raise `ClientClosed` if it takes no more jobs; raises as its executor does too."""
+        """Raise `ClientClosed` if it accepts no more jobs, and the errors of `Executor.check`."""
         self._check_open()
         if self.closed:
             raise self._closed()
 
     def _check_open(self) -> None:
-        """Raise `ClientClosed` if it saves no more results, which it does while it closes."""
+        """Raise `ClientClosed` if it saves no more results; a closing client still saves them."""
         self.executor.check()
         if self.left:
             raise self._closed()
 
     @staticmethod
     def _closed() -> ClientClosed:
-        return ClientClosed("This client is closed; its results are saved while it is open.")
+        return ClientClosed(
+            "This client is closed; its results can be read and saved only while it is open."
+        )
 
     # Jobs.
 
     async def enter(self, job: Job | RecoveredJob, options: JobOptions = PLAIN) -> JobHandle:
         """Inspect the job's picture and register the job. Raises `JobRefused`, `ClientClosed`.
 
-        A job is not created a second time if it equals one that runs, one of the former process, or
-        one that is finished and can be fetched again.
+        A job is not created again if an equal one runs, was left by the former process, or has
+        finished and can be fetched again.
         """
         try:
             return await self._enter_any(job, options)
         except ClientClosed:
             raise
         except PerfectError as exc:
-            # The scheduler counts the jobs that it knows of.
+            # The scheduler does not know the job, so it is counted here.
             self.driver.refused_here += 1
             LOG.info("A job failed: %s: %s Nothing was sent.", type_name(exc), exc.message)
             raise
@@ -155,7 +157,7 @@ class ClientSession:
             raise
         except Exception as exc:
             # A path object of the user's may raise anything; only this job fails.
-            raise JobRefused(f"the job cannot be looked at ({type_name(exc)}).") from exc
+            raise JobRefused(f"the job cannot be inspected ({type_name(exc)}).") from exc
 
     async def _enter(self, spec: JobSpec) -> JobHandle:
         await self._check_folder(spec.options.save_to)
@@ -193,7 +195,7 @@ class ClientSession:
             found = await self.driver.bought(spec)
             self.ready()
         self.driver.check()
-        # Looked up last, with no await before `enter`: two equal jobs may come at once.
+        # Looked up last, with no await before `enter`, since two equal jobs may come at once.
         if (equal := registry.equal(self.channel, spec)) is not None:
             return equal
         if spec.options.buy_in_doubt:
@@ -206,7 +208,7 @@ class ClientSession:
         return registry.enter(self.channel, spec, journal.enter(spec.stored()))
 
     async def _check_folder(self, folder: str | None) -> None:
-        """Refuse a job that would be paid for and could not be saved. Raises `JobRefused`."""
+        """Check that the result can be saved in `folder`. Raises `JobRefused` if not."""
         if folder is not None:
             try:
                 await self.retention.check_folder(folder)
@@ -215,9 +217,9 @@ class ClientSession:
             self.ready()
 
     async def _former(self, spec: JobSpec) -> JobHandle | None:
-        """Return a handle of an equal job that is over, if its pictures are still somewhere.
+        """Return a handle of an equal job that has ended, if its pictures can still be found.
 
-        They are taken from the folder of `spec`, then from the vendor, then from other folders.
+        They are looked for in the folder of `spec`, then at the vendor, then in other folders.
         """
         folder = spec.options.save_to
         saved: dict[str, SavedResult] = {}
@@ -231,8 +233,8 @@ class ClientSession:
     async def _saved(self, spec: JobSpec, saved: SavedResult) -> JobHandle | None:
         """Return a handle of a job whose files are still in its folder; no request.
 
-        Where some of them are gone, the vendor is asked for its result again: one request. Where
-        all are gone, another try may be wanted, so that `reuse` decides.
+        If some of them are gone, the vendor is asked for the result again, which is one request. If
+        all are gone, the user may want a new result, so `reuse` decides.
         """
         there = await in_thread(lambda: [file.is_file() for file in saved.files])
         if all(there):
@@ -245,7 +247,7 @@ class ClientSession:
     ) -> JobHandle | None:
         """Return a handle of a job whose files are in another folder; no request.
 
-        They are copied when it is saved.
+        Saving it copies them.
         """
         for saved in results if self._reuses(spec) else ():
             if await in_thread(_are_there, saved.files):
@@ -258,14 +260,14 @@ class ClientSession:
             spec = attrs.evolve(spec, options=attrs.evolve(spec.options, delete=False))
         handle = JobHandle(0, spec, self.channel, unrecorded(), sources=spec.sources)
         handle.task_id, handle.files = saved.task_id, saved.files
-        # Without URLs: they are asked for where somebody reads the result again. JSON is ours.
+        # The URLs are empty and are asked for when the result is read. JSON files have no URL.
         count = sum(file.suffix != ".json" for file in saved.files)
         done = ev.Succeeded(ev.Poll(0, 0), ("",) * count)
         handle.end(done, 0.0, self.driver.clock.seconds())
         return handle
 
     def _reuses(self, spec: JobSpec) -> bool:
-        """Return whether a result of an equal job is taken for that of `spec`."""
+        """Return whether `spec` may have the result of an equal job."""
         reusable = spec.job is not None and spec.job.reusable
         return reusable if self._reuse is None else self._reuse
 
@@ -284,19 +286,19 @@ class ClientSession:
             try:
                 event = await self._poll(spec.feature, task_id)
             except TaskError:
-                # It cannot be fetched any more, although the journal offers it.
+                # The journal knows the task, but the vendor no longer has it.
                 await self.channel.journal.writer.drop(task_id)
                 return None
             handle = JobHandle(0, spec, self.channel, unrecorded(), sources=spec.sources)
             handle.task_id = task_id
             handle.end(event, 0.0, self.driver.clock.seconds())
             if spec.options.save_to is not None:
-                # Before the next await: a task that is to be saved must not be deleted.
+                # Called before the next await, so that a task to be saved is not deleted.
                 self.retention.begin(handle)
             return handle
 
     async def attach(self, feature: str, task_id: str) -> JobHandle:
-        """Follow the job whose task this is, or keep the task alive from now on."""
+        """Follow the job of this task, or keep the task alive from now on."""
         registry, spec = self.driver.registry, JobSpec.attached(feature, task_id)
         if (leader := registry.of_task(task_id)) is not None:
             return registry.follow(leader, attrs.evolve(leader.spec, options=JobOptions()))
@@ -306,57 +308,57 @@ class ClientSession:
         return registry.adopt(self.channel, spec, unrecorded(), (task_id, 0))
 
     async def track(self, job: Job, options: JobOptions) -> TrackedJob:
-        """Enter `job` as `enter` does, and keep its events and its end.
+        """Enter `job` as `enter` does, and return its tracked job.
 
-        Raises `ConfigurationError` where its results could not be saved.
+        Raises `ConfigurationError` if its results could not be saved.
         """
         self.ready()
-        options = await self.with_folder(options)
+        options = await self.with_checked_folder(options)
         try:
             handle = await self.enter(job, options)
         except PerfectError:
-            # It may be what the type forbids.
+            # The caller may have passed an object that is not a job.
             if isinstance(cast("object", job), Job):
-                self.tell("finished", job, None)
+                self.emit("finished", job, None)
             raise
         return TrackedJob(self, handle)
 
     async def track_task(self, feature: str, task_id: str) -> TrackedJob:
-        """Follow a task as `attach` does, and keep its events and its end.
+        """Follow a task as `attach` does, and return its tracked job.
 
-        Its result is for the caller, wherever a former process was to save it.
+        Its result is not saved, even if a former process was to save it.
         """
         self.ready()
         return TrackedJob(self, await self.attach(feature, task_id), saves=False)
 
-    def tell(self, kind: JobEventKind, job: Job | None, task_id: str | None) -> JobEvent:
-        """Tell the client's `on_event` what was done for `job`, and return the event."""
+    def emit(self, kind: JobEventKind, job: Job | None, task_id: str | None) -> JobEvent:
+        """Make an event of `job`, call the client's `on_event` with it, and return it."""
         event = JobEvent(kind, job, task_id, self.driver.clock.now())
         if self._on_event is not None:
             self._on_event(event)
         return event
 
     def watch(self, handle: JobHandle) -> None:
-        """Tell `on_event` of all that is done for `handle` from its entering on, but its end."""
+        """Call `on_event` with all events of `handle` except "finished"."""
         if self._on_event is None or handle.spec.job is None:
             return
-        self.tell("queued", handle.spec.job, handle.task_id)
+        self.emit("queued", handle.spec.job, handle.task_id)
         if handle.task_id is not None:
-            self.tell("submitted", handle.spec.job, handle.task_id)
+            self.emit("submitted", handle.spec.job, handle.task_id)
 
-        def tell(kind: JobEventKind) -> None:
-            self.tell(kind, handle.spec.job, handle.task_id)
+        def emit(kind: JobEventKind) -> None:
+            self.emit(kind, handle.spec.job, handle.task_id)
 
-        handle.observe(tell)
+        handle.observe(emit)
 
-    async def with_folder(self, options: JobOptions) -> JobOptions:
-        """Return `options` with an absolute `save_to`, once it is known that it can be written.
+    async def with_checked_folder(self, options: JobOptions) -> JobOptions:
+        """Check that `save_to` can be written, and return `options` with its absolute path.
 
-        Before anything is paid for. Raises `ConfigurationError`.
+        It is checked before any job is charged. Raises `ConfigurationError`.
         """
         if options.save_to is None:
             return options
-        # Absolute: this process may change its folder, and another one may resume.
+        # Absolute, since this process may change its folder, and another one may resume the job.
         folder: str = await in_thread(partial(os.path.abspath, options.save_to))
         try:
             await self.retention.check_folder(folder)
@@ -367,13 +369,13 @@ class ClientSession:
     async def wait(
         self, track: Callable[[], Awaitable[TrackedJob]], timeout: float | None
     ) -> TrackedJob:
-        """Return the job that `track` gives once it has ended. Raises `WaitTimeout`."""
+        """Wait until the job of `track` has ended, and return it. Raises `WaitTimeout`."""
         return await self._wait(track, timeout, lambda job: job.ended, "The job had not ended")
 
     async def submit(
         self, track: Callable[[], Awaitable[TrackedJob]], timeout: float | None
     ) -> TrackedJob:
-        """Return the job that `track` gives once its task is accepted. Raises `WaitTimeout`."""
+        """Wait until the job of `track` is accepted, and return it. Raises `WaitTimeout`."""
         what = "The vendor had not accepted the job"
         return await self._wait(track, timeout, lambda job: job.accepted, what)
 
@@ -384,7 +386,7 @@ class ClientSession:
         awaited: Callable[[TrackedJob], anyio.Event],
         what: str,
     ) -> TrackedJob:
-        """Wait for the `awaited` event of a job, which is withdrawn where nobody waits so long."""
+        """Wait for the `awaited` event of a job; withdraw the job if the wait ends before it."""
         job: TrackedJob | None = None
         came = False
         try:
@@ -403,8 +405,8 @@ class ClientSession:
         raise error from error.__cause__
 
     async def status(self, feature: str, task_id: str) -> TaskStatus:
-        """Ask once how a task stands. Raises the request's failure, and `TaskExpired`."""
-        event = await self._look(feature, task_id, self.ask)
+        """Ask once for the state of a task. Raises the request's failure, and `TaskExpired`."""
+        event = await self._ask_status(feature, task_id, self.ask)
         match event:
             case ev.Succeeded():
                 return TaskStatus(task_id, "success", event.results)
@@ -421,28 +423,28 @@ class ClientSession:
             case _:
                 raise AssertionError(event)
 
-    async def keep(self, handle: JobHandle) -> Outcome:
-        """Save the pictures of `handle`, which has ended, if asked for, and return its outcome."""
+    async def save_outcome(self, handle: JobHandle) -> Outcome:
+        """Save the pictures of an ended `handle` if its options say so, and return its outcome."""
         outcome = self.outcome(handle)
         try:
-            outcome = await self.retention.keep(handle, outcome)
+            outcome = await self.retention.save_outcome(handle, outcome)
         finally:
             self.retention.end(handle, outcome)
         return outcome
 
-    def sweep(self) -> None:
-        """Start to delete the vendor's copies that no job needs any more."""
-        if self.driver.alive and (copies := self.retention.free()):
+    def delete_unused(self) -> None:
+        """Start to delete the vendor's copies that no job needs."""
+        if self.driver.alive and (copies := self.retention.take_unused()):
             self.driver.start(lambda: self.retention.delete_now(copies))
 
     def interruption(self) -> ClientClosed:
-        """Return the error for jobs that are not read or sent any more."""
+        """Return the error for jobs that will not be read or sent."""
         if self.closed or self.driver.ending:
             return closed(self.driver.failure)
-        return ClientClosed("The reading of the jobs was cancelled from within their source.")
+        return ClientClosed("The source of the jobs cancelled its own reading.")
 
     def outcome(self, handle: JobHandle) -> Outcome:
-        """Return the outcome of `handle`, which has ended."""
+        """Return the outcome of an ended `handle`."""
         job = handle.spec.job
         if job is None or handle.ending is None:
             raise AssertionError(handle)
@@ -456,7 +458,7 @@ class ClientSession:
         return Failed(job, error, task_id, handle.units, handle.duration, changes=changes)
 
     def result(self, handle: JobHandle) -> Result:
-        """Return the result of `handle`, which has ended; raises its error if it has none."""
+        """Return the result of an ended `handle`. Raises its error if it has none."""
         spec = handle.spec
         match handle.ending:
             case ev.Succeeded() as event:
@@ -478,15 +480,15 @@ class ClientSession:
             case error:
                 raise error
 
-    # Requests, and what results need.
+    # Requests, and the calls that results need.
 
     async def ask(self, call: tasks.Request) -> tasks.Response:
-        """Send a request and return its response; raises its failure."""
+        """Send a request and return its response. Raises its failure."""
         self.ready()
         return await self.executor.call(partial(self.driver.ask, self.channel, call))
 
     def begin(self) -> None:
-        """Start the journal's writer, and the deletions that the former process left."""
+        """Start the journal's writer, and finish the deletions that the former process left."""
         journal, driver = self.channel.journal, self.driver
         if not journal.writer.persistent:
             return
@@ -496,25 +498,25 @@ class ClientSession:
             Copy(str(snapshot.task_id), journal.resume(snapshot), files)
             for snapshot, files in self.recovery.copies()
         )
-        self.sweep()
+        self.delete_unused()
 
     async def drain(self) -> None:
-        """Wait until all results are saved, and deleted at the vendor where asked for.
+        """Wait until all results are saved, and deleted at the vendor if `delete` is set.
 
-        What the driver's end overtook is not waited for.
+        If the driver ends, the wait ends too.
         """
-        self.sweep()
+        self.delete_unused()
         if not self.retention.idle:
             await self.driver.wait_unless_over(self.retention.wait_until_idle)
 
     def close(self) -> None:
-        """Take no more jobs, and stop the reading of batches."""
+        """Accept no more jobs, and stop batches from reading theirs."""
         self.closed = True
         for interrupt in list(self.interrupts):
             interrupt()
 
     async def refresh(self, feature: str, task_id: str) -> tuple[ResultImage, ...]:
-        """Ask for a finished task's pictures again: the same order, fresh URLs; one request.
+        """Ask for new URLs of a finished task's pictures, in the same order; one request.
 
         Raises `TaskExpired` after a day.
         """
@@ -527,27 +529,27 @@ class ClientSession:
     async def _poll(self, feature: str, task_id: str) -> ev.Succeeded:
         self._check_open()
         ask = partial(self.driver.ask, self.channel, lasting=True)
-        match await self._look(feature, task_id, ask):
+        match await self._ask_status(feature, task_id, ask):
             case ev.Succeeded() as event:
                 return event
             case ev.EngineFailed() | ev.NoAnswer() | ev.Unreadable() | ev.TimedOut() as event:
                 raise event.error
             case _:
-                raise BadAnswer("a task that had ended runs again.")
+                raise BadAnswer("the vendor says that a task runs which had ended before.")
 
-    async def _look(
+    async def _ask_status(
         self,
         feature: str,
         task_id: str,
         ask: Callable[[tasks.Request], Awaitable[tasks.Response]],
     ) -> ev.Answer:
-        """Ask for the state of a task once; one request. Raises its failure, and `TaskExpired`."""
+        """Ask for the state of a task; one request. Raises its failure, and `TaskExpired`."""
         try:
             reply = await ask(tasks.status(feature, task_id))
         except RequestRefused as exc:
             if not tasks.is_unknown_task(exc):
                 raise
-            gone = "the vendor no longer knows the task; its pictures can no longer be asked for."
+            gone = "the vendor no longer knows the task, so its pictures cannot be fetched."
             raise TaskExpired(gone, task_id=task_id, request_id=exc.request_id) from None
         asked = ev.Poll(0, 0)
         return tasks.read_status(asked, reply, feature=feature, task_id=task_id, units=0.0)
@@ -559,12 +561,15 @@ class ClientSession:
             return source
         picture = await inspect(source, _AnyFile, fit=self._fit)
         if picture is None:
-            raise JobRefused("the vendor fetches a URL itself: give it to the job as it is.")
+            raise JobRefused(
+                "a URL cannot be uploaded, since the vendor fetches it itself: pass the URL to the "
+                "job."
+            )
         for pause in _UPLOAD_PAUSES:
             try:
                 return await self._upload(picture)
             except ServiceUnavailable:
-                # Registering and uploading cost no units, so both may be repeated.
+                # Registering and uploading cost no units, so both are tried again.
                 await anyio.sleep(pause)
         return await self._upload(picture)
 
@@ -574,7 +579,7 @@ class ClientSession:
         except RequestRefused as exc:
             if exc.status != _NOT_FOUND:
                 raise
-            # Without the universal path each feature has one.
+            # If the vendor has no common path, each feature has one of its own.
             reply = await self.ask(tasks.registration([picture.facts], Smile.feature))
         match tasks.read_registration(ev.Register(0, (0,), None), reply):
             case ev.Registered(grants=(grant,)):
@@ -588,15 +593,15 @@ class ClientSession:
                 raise AssertionError(event)
 
     async def delete(self, task_id: str) -> None:
-        """Delete a finished task at the vendor; the journal no longer offers it."""
+        """Delete a finished task at the vendor, and drop it from the journal."""
         account.read_deleted(await self.ask(account.delete(task_id)))
         await self.channel.journal.writer.drop(task_id)
 
     async def _delete_copy(self, task_id: str) -> None:
-        # The next process would take a task that is gone for a lost one, unless the journal says
-        # that its result is saved.
+        # The journal must record that the result is saved before the task is deleted: otherwise the
+        # next process takes the task for a lost one.
         await self.channel.journal.writer.flushed()
-        # Also while the client drains.
+        # `lasting`, since copies are deleted while the client drains too.
         reply = await self.driver.ask(self.channel, account.delete(task_id), lasting=True)
         account.read_deleted(reply)
         await self.channel.journal.writer.drop(task_id)
@@ -609,9 +614,8 @@ class ClientSession:
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Download a result URL in pieces; costs no request of the window.
 
-        `large`: it may be a video.
-
-        Entering or iterating raises `RequestRefused`, `ServiceUnavailable` or `BadAnswer`.
+        `large`: the file may be a video. Entering or iterating raises `RequestRefused`,
+        `ServiceUnavailable` or `BadAnswer`.
         """
         self._check_open()
         return self.channel.transport.download(url, large=large)
@@ -626,7 +630,7 @@ class ClientSession:
         return tuple(
             ResultImage(
                 url,
-                # A URL that was not asked for yet counts as expired.
+                # A URL that is still to be asked for counts as expired.
                 now + _URL_LIFETIME if url else now,
                 place=ImagePlace(self, feature, task_id, index, count),
             )

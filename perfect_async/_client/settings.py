@@ -1,4 +1,4 @@
-"""Checks of settings: a value that cannot work is refused where it is given."""
+"""Checks settings, so that a value that cannot work is refused when it is passed."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ UNSET: Final = Unset.UNSET
 
 
 def stripped(key: str | None) -> str | None:
-    """Return `key` without the line end of the file that it was read from."""
+    """Return `key` without a line end at its end, which a file adds."""
     return key.rstrip("\r\n") if isinstance(cast("object", key), str) and key else key
 
 
 def key_problem(key: str | None) -> str | None:
-    """Return why `key` cannot be an API key, or None; see `key_flaw`."""
+    """Return a message that says why `key` cannot be an API key, or None; see `key_flaw`."""
     flaw = key_flaw(key)
     return flaw and f"The API key {flaw}: set {KEY_VARIABLE} or pass api_key."
 
 
 def key_flaw(key: str | None) -> str | None:
-    """Return what is wrong with an API key, as the end of a sentence, or None.
+    """Return the flaw of an API key as the predicate of a sentence, or None.
 
-    The text quotes nothing of the key, and nothing is raised here: an error ends up in logs, and a
-    traceback may be shown with the locals of its frames.
+    The text quotes no part of the key. No error is raised here, since a traceback may be logged
+    with the locals of its frames.
     """
     problem = None
     if not isinstance(key, str) or not key:
@@ -71,13 +71,13 @@ def key_flaw(key: str | None) -> str | None:
 
 
 def kind(name: str, value: object, kind: type) -> None:
-    """Raise `ConfigurationError` if the setting `name` is of another type than `kind`."""
+    """Raise `ConfigurationError` unless the setting `name` is of the type `kind`."""
     if not isinstance(value, kind):
         raise ConfigurationError(f"{name} is {quoted(value)}; it must be of type {kind.__name__}.")
 
 
 def feature(value: object, version: str) -> str:
-    """Return the name of the feature that `value` is, a class or a path.
+    """Return the name of the feature that `value`, a class or a path, stands for.
 
     Raises `ConfigurationError`.
     """
@@ -89,7 +89,8 @@ def feature(value: object, version: str) -> str:
     name = cast("object", getattr(value, "feature", None))
     if not isinstance(name, str) or name not in FEATURES:
         raise ConfigurationError(
-            f"{quoted(value)} is no feature: pass a class, as Smile, or the path of a feature."
+            f"{quoted(value)} is not a feature: pass a class such as Smile, or the path of a "
+            "feature."
         )
     return name
 
@@ -97,7 +98,7 @@ def feature(value: object, version: str) -> str:
 def task_id(value: object) -> str:
     """Return `value` if it can be the id of a task. Raises `ConfigurationError`."""
     if not isinstance(value, str) or not value:
-        raise ConfigurationError(f"{quoted(value)} is no task id.")
+        raise ConfigurationError(f"task_id is {quoted(value)}; it must be the vendor's id, a text.")
     return value
 
 
@@ -107,17 +108,17 @@ def units(value: float) -> float:
 
 
 def share(value: object, transport: HttpTransport | None) -> ShareSetting | None:
-    """Return where the ledger is that processes on the key share; None where they share none.
+    """Return where the ledger of the key is; None if the key is not shared.
 
-    `value` is what the user gave, `UNSET` for nothing. Raises `ConfigurationError`.
+    `value` is the user's setting, `UNSET` if there is none. Raises `ConfigurationError`.
     """
     if os.environ.get(SHARE_VARIABLE, "").strip().lower() == "off":
         return None
     if value is UNSET:
         if transport is not None and not isinstance(transport, NetworkTransport):
             LOG.info(
-                "Requests go through a transport of the program's own, so this key is not shared "
-                'with other processes; share="machine" shares it.'
+                "This client has a transport of its own, so it does not share its key's request "
+                'window with other processes; share="machine" shares it.'
             )
             return None
         value = os.environ.get(SHARE_VARIABLE) or MACHINE
@@ -159,18 +160,21 @@ def job_options(
     engine_retries: int | None = None,
     buy_in_doubt: bool = False,
 ) -> JobOptions:
-    """Return the options of a call, `polling` being the client's. Raises `ConfigurationError`."""
+    """Return the checked options of a job. Raises `ConfigurationError`.
+
+    `polling` is the client's.
+    """
     path = folder(save_to)
     if delete and path is None:
-        raise ConfigurationError("delete needs save_to: what is not saved is not deleted.")
+        raise ConfigurationError("delete needs save_to: only saved results are deleted.")
     give_up: int | None = None
     if give_up_after is not None:
         seconds = number("give_up_after", give_up_after)
         if not polling.lease <= seconds <= polling.give_up_after:
             raise ConfigurationError(
-                f"give_up_after is {quoted(give_up_after)}; for one job it may be from "
-                f"{polling.lease:g} (Polling.lease) to {polling.give_up_after:g} s "
-                "(Polling.give_up_after, for which polls are planned)."
+                f"give_up_after is {quoted(give_up_after)}; for one job it must be from "
+                f"{polling.lease:g} s (Polling.lease) to {polling.give_up_after:g} s "
+                "(Polling.give_up_after)."
             )
         give_up = round(seconds * SECOND)
     if engine_retries is not None:
@@ -181,7 +185,7 @@ def job_options(
 
 
 def fit(value: object) -> bool:
-    """Return `value` if it can be `fit`. Raises `ConfigurationError`, also without Pillow."""
+    """Return `value` if it can be `fit`. Raises `ConfigurationError`, also if Pillow is missing."""
     if not isinstance(value, bool):
         raise ConfigurationError(f"fit is {quoted(value)}; it must be True or False.")
     if value and find_spec("PIL") is None:

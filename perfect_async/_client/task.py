@@ -1,6 +1,6 @@
-"""Handles of single jobs: `Task`, which users hold, and what the client keeps for it.
+"""Handles of single jobs: `Task` for users, and `TrackedJob` inside the client.
 
-The client keeps a `TrackedJob` until its end whoever waits for it, so a `Task` that is dropped
+The client keeps a `TrackedJob` to its end whether anybody waits for it or not, so dropping a `Task`
 loses nothing.
 """
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 
 class TrackedJob:
-    """One job from its entering on: its events, and its end once its pictures are saved.
+    """One job that the client has accepted: its events, and its end once its pictures are saved.
 
-    `saves`: whether they are saved where the options of the job say so. `task_id` is the last task
-    that it had. `accepted` is set once the vendor has accepted the task or the job has ended,
-    `ended` with `ending`.
+    `saves`: whether they are saved if the options of the job have a folder. `task_id` is the job's
+    last task. `accepted` is set once the vendor has accepted the task or the job has ended, `ended`
+    together with `ending`.
     """
 
     def __init__(self, session: ClientSession, handle: JobHandle, *, saves: bool = True) -> None:
@@ -70,12 +70,12 @@ class TrackedJob:
         return "preparing" if handle.submitting or handle.preparing else "queued"
 
     def _note(self, kind: JobEventKind) -> None:
-        self.events.append(self.session.tell(kind, self.handle.spec.job, self.handle.task_id))
+        self.events.append(self.session.emit(kind, self.handle.spec.job, self.handle.task_id))
         news, self._news = self._news, anyio.Event()
         news.set()
 
     def _changed(self) -> None:
-        """React to a change of the handle."""
+        """Handle a change of the handle."""
         handle, session = self.handle, self.session
         if handle.task_id is not None:
             self.task_id = handle.task_id
@@ -91,15 +91,15 @@ class TrackedJob:
 
     async def _save(self) -> None:
         try:
-            outcome = await self.session.keep(self.handle)
+            outcome = await self.session.save_outcome(self.handle)
             self._end(outcome.result if isinstance(outcome, Done) else outcome.error)
         finally:
-            # If the driver ends before it is saved: the journal knows that.
+            # The driver may end before it is saved; the journal records that.
             self.end()
-            self.session.sweep()
+            self.session.delete_unused()
 
     def end(self) -> None:
-        """End as the handle did, unless it has ended already."""
+        """End as the handle ended, unless the job has ended already."""
         if self.ending is None:
             error = self.handle.ending
             self._end(error if isinstance(error, PerfectError) else self._result())
@@ -108,16 +108,16 @@ class TrackedJob:
         return self.session.result(self.handle)
 
     def end_with_thread(self, error: ClientClosed) -> None:
-        """End where the thread of an isolated client has ended by `error`, and cannot end it.
+        """End the job after the thread of an isolated client has ended with `error`.
 
-        Raises the error of a job that may have a task.
+        Raises the error of an abandoned job if the thread did not end the job's handle.
         """
         if self.handle.ending is None:
             raise self.handle.abandoned(error.__cause__) from error.__cause__
         self.end()
 
     def unwrap(self) -> Result:
-        """Return the result, or raise the error; each caller raises its own."""
+        """Return the result, or raise a copy of the error."""
         if isinstance(self.ending, PerfectError):
             raise copy_error(self.ending)
         if self.ending is None:
@@ -131,7 +131,7 @@ class TrackedJob:
         self.ended.set()
 
     async def event(self, index: int) -> JobEvent | None:
-        """Return the event of this `index` once it has happened; None where there is none."""
+        """Return the event of this `index` once it has happened; None after the last one."""
         while len(self.events) <= index:
             if self.ended.is_set():
                 return None
@@ -139,20 +139,20 @@ class TrackedJob:
         return self.events[index]
 
     def report(self) -> None:
-        """Record that somebody has the outcome, so that no other process gives it again."""
+        """Record that a caller has the outcome, so that `resume` does not yield it again."""
         if not self._reported and not isinstance(self.ending, NotSaved):
             self._reported = True
             self.handle.entry.reported()
 
     def timed_out(self, timeout: float, what: str) -> WaitTimeout:
-        """Return the error of somebody who has waited in vain."""
+        """Return the error for a wait of `timeout` seconds that ended without success."""
         return wait_timeout(timeout, what, self.handle, self.handle.failure)
 
 
 def wait_timeout(
     timeout: float, what: str, handle: JobHandle | None, failure: PerfectError | None
 ) -> WaitTimeout:
-    """Return the error for a wait of `timeout` seconds; `failure` is what went wrong last."""
+    """Return the error for a wait of `timeout` seconds; `failure` is the last request's error."""
     last = "" if failure is None else f" The last request failed: {failure.message}"
     error = WaitTimeout(
         f"{what} after {timeout:g} s.{last}",
@@ -164,20 +164,20 @@ def wait_timeout(
 
 
 class Task:
-    """A task at the vendor: what `Client.submit` and `Client.task` return.
+    """A task at the vendor: `Client.submit` and `Client.task` return one.
 
         task = await client.submit(Smile("selfie.jpg"))
         print(task.id, task.state)
         result = await task                    # or: await task.result(timeout=60)
 
-    `id` is the vendor's; it changes where the engine failed and the task was created again. `job`
-    is None where only the id is known. `state` is "queued" (waits for its turn), "preparing" (its
-    picture is on the way, or its creation), "running" (the vendor has it, or its result is being
-    saved), "done" or "failed"; a handle from `Client.task` is "running" until its answer has come.
+    - `id`: the vendor's id. It changes if the engine failed and the task was created again.
+    - `job`: the job; None if only the id is known.
+    - `state`: "queued", "preparing", "running", "done" or "failed".
 
-    A handle may be awaited by several callers, and again. Dropping it, or cancelling who awaits it,
-    loses nothing: the client keeps the task to its end, saves its result where that was asked for,
-    and, with a journal, gives the outcome to `Client.resume` if nobody took it.
+    Several callers may await a task, each as often as it likes. Dropping the `Task`, or cancelling
+    a caller, loses nothing: the client keeps the task alive to its end and saves its result if
+    `save_to` was given. With a journal, an outcome that nobody took is in the next process's
+    `Client.resume`.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class Task:
         self._tracked = tracked
 
     def __repr__(self) -> str:
-        # Read where the repr is asked for, which may be another thread than the task's.
+        # May run in another thread than the task's, so it only reads.
         tracked = self._tracked
         if tracked is None:
             return f"<Task {quoted(self.id)} not followed yet>"
@@ -215,30 +215,38 @@ class Task:
 
     @property
     def id(self) -> str:
-        """The vendor's id of the task."""
+        """The vendor's id. It changes if the engine failed and the task was created again."""
         tracked = self._tracked
         return self._id if tracked is None or tracked.task_id is None else tracked.task_id
 
     @property
     def job(self) -> Job | None:
-        """The job of the task, None where only its id is known."""
+        """The job of the task; None if only its id is known."""
         return None if self._tracked is None else self._tracked.handle.spec.job
 
     @property
     def state(self) -> TaskState:
-        """How the task stands, by what the client knows; no request."""
+        """The state of the task as the client knows it; no request.
+
+        - "queued": the job waits for its turn.
+        - "preparing": its picture is being uploaded, or its creation was sent.
+        - "running": the vendor has the task, or its result is being saved. A task of `Client.task`
+          is "running" until its first answer.
+        - "done", "failed": the job has ended.
+        """
         return "running" if self._tracked is None else self._tracked.state
 
     async def result(self, timeout: float | None = None) -> Result:
-        """Wait for the pictures and return them; `timeout` in seconds bounds the wait alone.
+        """Wait for the pictures and return them.
 
             try:
                 result = await task.result(timeout=60)
             except WaitTimeout:
-                ...                            # the task goes on; ask again whenever you like
+                ...                            # the task goes on; call `result` again at any time
 
-        Raises the error of the job, as `Client.run` does, and `WaitTimeout`. The first call on a
-        handle of `Client.task` keeps the task alive from then on, as `Client.attach` does.
+        `timeout` is how many seconds to wait; None waits to the end. The first call on a task of
+        `Client.task` keeps the task alive from then on, as `Client.attach` does. Raises the error
+        of the job, as `Client.run` does, and `WaitTimeout`.
         """
         if timeout is not None:
             settings.number("timeout", timeout)
@@ -248,26 +256,27 @@ class Task:
             try:
                 await self._session.executor.call(partial(self._wait, timeout))
             except ClientClosed as exc:
-                # The thread of an isolated client ended under the task.
+                # The thread of an isolated client ended before the task.
                 if self._tracked is None:
                     raise
                 self._tracked.end_with_thread(exc)
             tracked = self._tracked
         if tracked is None:
             raise AssertionError(self)
-        # Not earlier: a caller that is cancelled before has not got the result.
+        # Reported last, since a caller that is cancelled before has no result.
         self._session.executor.soon(tracked.report)
         return tracked.unwrap()
 
     async def events(self) -> AsyncGenerator[JobEvent]:
-        """Iterate over what is done for the job, from its beginning to its end.
+        """Yield the events of the job from its beginning to its end, as they happen.
 
             async for event in task.events():
                 print(event.kind)              # queued, uploaded, submitted, polled, ..., finished
 
-        Each call begins anew, and leaving the loop early is fine. Events of a task that the client
-        did not create begin with its next poll, and iterating keeps it alive as `result` does. The
-        end of the job is an event, whether it is done or failed; `result` says which.
+        Each call starts with the first event, and you may leave the loop early. The events of a
+        task that the client did not create start with its next poll, and iterating keeps the task
+        alive as `result` does. The last event is "finished", whether the job is done or failed;
+        `state` says which.
         """
         index = 0
         while (event := await self._event(index)) is not None:
@@ -278,7 +287,7 @@ class Task:
         self._session.executor.check()
         tracked = self._tracked
         if tracked is not None and tracked.ended.is_set():
-            # Also where the thread of an isolated client has ended.
+            # Works also after the thread of an isolated client has ended.
             return tracked.events[index] if index < len(tracked.events) else None
 
         async def wait() -> JobEvent | None:
@@ -294,9 +303,9 @@ class Task:
             raise tracked.timed_out(timeout, "The task had not ended")
 
     async def _follow(self) -> TrackedJob:
-        """Return the tracked job; the first call of a handle for an id from elsewhere makes it."""
+        """Return the tracked job; the first call for an id from elsewhere makes it."""
         tracked = self._tracked
         if tracked is None:
-            # Where two callers come at once the later one follows the task too, which is harmless.
+            # Two callers at once make two tracked jobs of one task, which is harmless.
             tracked = self._tracked = await self._attach()
         return tracked

@@ -1,4 +1,4 @@
-"""The batch of an isolated client: the caller's loop reads the jobs, the thread does the rest."""
+"""The batch of an isolated client: the caller's loop reads the jobs, and the thread runs them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class _JobReader(Generic[T]):
-    """Reads jobs in the caller's loop for a batch in the thread, each when it is requested."""
+    """Reads jobs in the caller's loop for a batch in the thread, one for each request."""
 
     def __init__(self, jobs: Iterable[T] | AsyncIterable[T]) -> None:
         self._jobs = jobs
@@ -47,10 +47,10 @@ class _JobReader(Generic[T]):
     # In the caller's loop.
 
     async def read(self) -> None:
-        """Read until the jobs end or nobody requests more; the batch gets their errors."""
+        """Read until the jobs end or `cancel` is called; the batch gets the source's errors."""
         source = each(self._jobs)
         try:
-            # A source that cancels itself ends the reading, and not the caller's block.
+            # A source that cancels itself ends the reading, but not the caller's block.
             with suppress(asyncio.CancelledError), self._scope:
                 while True:
                     while not self._requests:
@@ -85,7 +85,7 @@ class _JobReader(Generic[T]):
             self.leave()
 
     def leave(self) -> None:
-        """Answer every request that is left: nothing more is read."""
+        """Cancel every waiting request, since no more jobs are read."""
         if not self._end.done():
             self._end.set_result(None)
         while self._requests:
@@ -105,7 +105,7 @@ class _JobReader(Generic[T]):
     # In the loop of the batch.
 
     async def jobs(self) -> AsyncGenerator[T]:
-        """Yield the jobs, as if they were read here."""
+        """Yield the jobs in the loop of the batch."""
         try:
             while True:
                 request: Future[T] = Future()
@@ -119,7 +119,7 @@ class _JobReader(Generic[T]):
                         await future_done(request)
                     if not request.done() or request.cancelled():
                         raise
-                    # The job was read all the same, or reading failed: it counts.
+                    # The job was read, or reading failed, before the cancellation arrived.
                 if request.cancelled():
                     raise asyncio.CancelledError
                 try:
@@ -133,7 +133,7 @@ class _JobReader(Generic[T]):
                     await future_result(self._end)
 
     def _post(self, step: Callable[[], object]) -> bool:
-        """Call `step` in the caller's loop; return False where that loop has ended."""
+        """Call `step` in the caller's loop; return False if that loop has ended."""
         try:
             self._loop.call_soon_threadsafe(step)
         except RuntimeError:
@@ -167,7 +167,7 @@ class ThreadedBatch(Batch):
             raise
         self._kept = deque()
         self._executor = executor
-        # The group belongs to this block, since the jobs are this loop's; nothing in it raises.
+        # The group belongs to this block, since its loop reads the jobs; no task in it raises.
         self._group = anyio.create_task_group()
         await self._group.__aenter__()
         self._group.start_soon(reader.read)
@@ -186,7 +186,7 @@ class ThreadedBatch(Batch):
                     await self._executor.call(work)
         finally:
             self._reader.cancel()
-            # Without the error of the block, which is raised as it is.
+            # The group does not get the error of the block, which it would wrap.
             await self._group.__aexit__(None, None, None)
 
     async def __anext__(self) -> Outcome:
@@ -197,18 +197,18 @@ class ThreadedBatch(Batch):
         try:
             return await self._executor.call(self._next_kept, otherwise=self._kept.append)
         except ClientClosed:
-            # The thread has ended; its outcomes are still here.
+            # The thread has ended, but its outcomes can still be taken.
             outcome = self._take()
             if outcome is None:
                 raise
             return outcome
 
     async def _next_kept(self) -> Outcome:
-        # An outcome that came for a caller who was cancelled goes to the next one.
+        # An outcome that came for a cancelled caller goes to the next one.
         return self._kept.popleft() if self._kept else await super().__anext__()
 
     def stop(self) -> None:
-        """As `Batch.stop`."""
+        """Stop new work, as `Batch.stop` does."""
         if self._executor is None:
             super().stop()
         else:

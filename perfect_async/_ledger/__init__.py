@@ -1,1 +1,1 @@
-"""The ledger: what the processes of one API key tell each other, so that they keep one limit."""
+"""The ledger: the rows by which the processes of one API key keep its limits together."""

@@ -1,13 +1,13 @@
-"""The folder of a ledger on this machine: where it is, and which of its members live.
+"""The folder of a ledger on one machine, and the locks that show which of its members live.
 
     <state folder>/<host>/<key>/ledger-<boot>            the ledger, with sqlite's -wal and -shm
                                 ledger-<boot>.<member>   locked while that member lives
                                 guard                    locked while a ledger is made or removed
-                                lease.json               what was measured (`leases.py`)
+                                lease.json               the measured lease (`leases.py`)
 
-All of it may be deleted at any time. The names hold digests of the host, the key, and the boot with
-the format of the rows: a ledger of another boot or another version of this package is another file,
-and is removed when none of its members lives. Nothing here waits for a lock.
+All of it may be deleted at any time. The names hold digests of the host, of the key, and of the
+boot with the format of the rows. So a ledger of another boot or of another version of this package
+is another file, which is removed when none of its members lives. No function here waits for a lock.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ _NETWORK: Final = frozenset(
         *("fuse.s3fs", "fuse.sshfs"),
     }
 )
-"""Types of file systems whose machines share neither a clock nor memory, which the ledger needs."""
+"""Types of network file systems; the ledger needs the common clock and memory of one machine."""
 _MOUNT_POINT: Final = 4
-"""Its place in a line of mountinfo (proc(5)); the type follows a lone dash."""
+"""The place of the mount point in a line of mountinfo (proc(5)); the type follows a single dash."""
 _MEMBER: Final = re.compile(r"(?P<ledger>ledger-[0-9a-f]+)\.[0-9a-f]+")
 _LEDGER: Final = re.compile(r"(?P<ledger>ledger-[0-9a-f]+)(-wal|-shm|-journal)?")
 _UNFINISHED: Final = ".new"
@@ -61,29 +61,29 @@ _ORDINARY: Final = frozenset(
         *(errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK),
     }
 )
-"""Errors of a place where files cannot be written or locked, which may be meant so."""
+"""Errors of a folder where files cannot be written or locked, perhaps on purpose."""
 _TOO_MANY_OPEN: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 def default_folder() -> Path:
-    """Return the folder of this user's ledgers: that of `PERFECT_ASYNC_STATE`, else the system's.
+    """Return the folder of this user's ledgers: `PERFECT_ASYNC_STATE`, else the system's place.
 
-    Raises `LedgerUnavailable` where the user has no home.
+    Raises `LedgerUnavailable` if the user has no home folder.
     """
     named = os.environ.get(STATE_VARIABLE)
     if named:
         return Path(named).absolute()
     folder = platformdirs.user_state_path("perfect_async", appauthor=False)
     if not folder.is_absolute():
-        # "~" stays what it is for a user that the system does not know, as in some containers.
+        # "~" is not replaced for a user that the system does not know, as in some containers.
         raise LedgerUnavailable("this user has no home folder", ordinary=True)
     return folder
 
 
 def boot_id() -> str:
-    """Return what tells this boot of this machine, and its monotonic clock, from all others.
+    """Return a text that identifies this boot of this machine and its monotonic clock.
 
-    Raises `LedgerUnavailable` where the system has no such thing.
+    Raises `LedgerUnavailable` if the system has no boot id.
     """
     if sys.platform == "darwin":
         return _darwin_boot_id()
@@ -118,9 +118,9 @@ def _darwin_boot_id() -> str:
 
 
 def network_file_system(path: str, mounts: str) -> str:
-    """Return the type of the network file system that `path` is on, "" where it is on none.
+    """Return the type of the network file system of `path`; empty if it is on a local one.
 
-    `path` has no links in it, `mounts` is the text of /proc/self/mountinfo.
+    `path` has no links in it. `mounts` is the text of /proc/self/mountinfo.
     """
     best, kind = "", ""
     for line in mounts.splitlines():
@@ -129,7 +129,7 @@ def network_file_system(path: str, mounts: str) -> str:
             continue
         point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields[_MOUNT_POINT])
         within = path == point or path.startswith(point.rstrip("/") + "/")
-        # The last of several mounts in one place hides the others.
+        # The last of several mounts at one point hides the others.
         if within and len(point) >= len(best):
             best, kind = point, fields[fields.index("-") + 1]
     return kind if kind in _NETWORK else ""
@@ -137,7 +137,7 @@ def network_file_system(path: str, mounts: str) -> str:
 
 @contextmanager
 def errors_mapped(folder: Path) -> Generator[None]:
-    """Raise `LedgerUnavailable` for errors of the system."""
+    """Turn errors of the system into `LedgerUnavailable`."""
     try:
         yield
     except OSError as exc:
@@ -148,7 +148,7 @@ def errors_mapped(folder: Path) -> Generator[None]:
 
 
 def file_id(path: Path) -> tuple[int, int] | None:
-    """Return the device and inode of the file at `path`, None where there is none."""
+    """Return the device and inode of the file at `path`; None if it does not exist."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -164,16 +164,16 @@ class KeyFolder:
         self._parents = folder, folder / host
         name = hashlib.sha256(f"{FORMAT} {boot}".encode()).hexdigest()[:8]
         self.ledger = self.path / f"ledger-{name}"
-        # The ledger first: a process that found it without its log would miss half of it.
+        # The ledger comes first, since a process that found it without its log would miss rows.
         self._files = tuple(self.path / f"ledger-{name}{part}" for part in ("", "-wal", "-shm"))
 
     def __repr__(self) -> str:
         return f"<KeyFolder {quoted(self.ledger)}>"
 
     def make(self) -> None:
-        """Make the folder, for its user only.
+        """Make the folder, readable for its user only.
 
-        Raises `OSError`, and `LedgerUnavailable` where its processes cannot share it.
+        Raises `OSError`, and `LedgerUnavailable` if processes cannot share the folder.
         """
         self._parents[0].mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in (self._parents[1], self.path):
@@ -194,16 +194,16 @@ class KeyFolder:
         return self.ledger.with_name(f"{self.ledger.name}.{name}")
 
     def lives(self, name: str) -> bool:
-        """Return whether a member holds the lock of its file; the file of a dead one is removed."""
+        """Return whether a member holds the lock of its file; remove the file of a dead one."""
         return _lives(self.member(name))
 
     def files(self) -> tuple[tuple[int, int] | None, ...]:
-        """Return which files the ledger has now: those that a connection opened, or others."""
+        """Return the ids of the ledger's files, to see whether they were replaced."""
         return tuple(file_id(path) for path in self._files)
 
     @contextmanager
     def guard(self) -> Generator[bool]:
-        """Hold the lock for making and removing ledgers; False where somebody else holds it."""
+        """Lock the making and removing of ledgers; yield False if another process has the lock."""
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(self.path / "guard", flags, 0o600)
         try:
@@ -216,17 +216,17 @@ class KeyFolder:
         return self.ledger.is_file() and os.access(self.ledger, os.R_OK | os.W_OK)
 
     def remove_ledger(self) -> None:
-        """Remove the ledger; its members see that it is another one with their next step."""
+        """Remove the ledger; its members notice that with their next step."""
         for path in self._files:
             path.unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Remove what dead members and other boots left."""
+        """Remove the files that dead members and other boots left."""
         alive: set[str] = set()
         ledgers: list[tuple[str, Path]] = []
         for path in sorted(self.path.iterdir()):
             if path.name.endswith(_UNFINISHED):
-                # Wall time, since a file has no other; a clock that was set removes it later.
+                # By wall time, since files have no other; a changed clock only removes it later.
                 with contextlib.suppress(FileNotFoundError):
                     if time.time() - path.stat().st_mtime > _UNFINISHED_KEPT:
                         path.unlink()
@@ -243,7 +243,7 @@ class KeyFolder:
 class MemberFile:
     """The file of a member, locked from its first moment until `close` or the process's death.
 
-    A forked child shares the lock of its parent, so the child has to call `close`, too.
+    A forked child shares the lock of its parent, so the child must call `close` too.
     """
 
     def __init__(self, path: Path) -> None:
@@ -251,7 +251,7 @@ class MemberFile:
         self._descriptor: int | None = None
 
     def keep(self) -> None:
-        """Make the file where there is none, or it was deleted: the member seems dead then."""
+        """Make the file if it is missing or was deleted, since the member then seems dead."""
         if self._descriptor is not None and os.fstat(self._descriptor).st_nlink:
             return
         self.close()
@@ -260,7 +260,7 @@ class MemberFile:
         descriptor = os.open(part, flags, 0o600)
         try:
             _lock(descriptor, exclusive=True)
-            # Locked before it has the name that others look for.
+            # It is locked before it gets the name that others look for.
             part.rename(self._path)
         except BaseException:
             os.close(descriptor)
@@ -269,7 +269,7 @@ class MemberFile:
         self._descriptor = descriptor
 
     def remove(self) -> None:
-        """Delete the file: whoever looks for the member knows that it is gone."""
+        """Delete the file, so that others know that the member is gone."""
         if self._descriptor is not None:
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
@@ -279,22 +279,22 @@ class MemberFile:
         """Close the file; its lock ends with the last process that has it open."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            # Never LOCK_UN: in a forked child that would unlock the parent's.
+            # LOCK_UN is not used, since in a forked child it would release the parent's lock.
             os.close(descriptor)
 
 
 def forget(folder: Path, host: str) -> None:
-    """Delete all ledgers of `host` (`host_digest`). Their members make new ones and go on."""
+    """Delete all ledgers of `host` (`host_digest`); their members make new ones and go on."""
     shutil.rmtree(folder / host, ignore_errors=True)
 
 
 def make_private(folder: Path) -> None:
-    """Let only its user look into `folder`. Raises `LedgerUnavailable` for another user's."""
+    """Make `folder` readable for its user only. Raises `LedgerUnavailable` for another user's."""
     if sys.platform == "win32":
         return
     found = folder.stat()
     if found.st_uid != os.geteuid():
-        # Files of two users in one folder: neither could use those of the other.
+        # Two users cannot share a folder, since neither can use the other's files.
         raise LedgerUnavailable(f"the folder {quoted(folder)} belongs to another user")
     if stat.S_IMODE(found.st_mode) & 0o077:
         folder.chmod(0o700)
@@ -307,12 +307,12 @@ def _lives(path: Path) -> bool:
         return False
     except OSError as exc:
         if exc.errno in _TOO_MANY_OPEN:
-            # It is looked for again soon. A program that is out of files for a moment must not stop
-            # to share its key for that.
+            # The member is checked again soon. A process that has too many open files for a moment
+            # must not stop sharing its key.
             return True
         raise
     try:
-        # A shared one, since two members may ask at once.
+        # A shared lock, since two members may check at the same time.
         dead = _lock(descriptor, exclusive=False)
         if dead and file_id(path) == _id_of(descriptor):
             path.unlink(missing_ok=True)
@@ -327,9 +327,9 @@ def _id_of(descriptor: int) -> tuple[int, int]:
 
 
 def _lock(descriptor: int, *, exclusive: bool) -> bool:
-    """Lock an open file; False where somebody else has.
+    """Lock an open file; return False if another process has the lock.
 
-    By flock: a POSIX lock is lost when any other descriptor of the same file is closed.
+    It uses flock, since a POSIX lock is lost when any descriptor of the same file is closed.
     """
     if sys.platform == "win32":
         raise LedgerUnavailable("this system has no locks on files", ordinary=True)

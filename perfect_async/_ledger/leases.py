@@ -1,9 +1,9 @@
-"""What was measured of the lease of one key on one host, kept beside its ledgers.
+"""The measured lease of one key on one host, in a file beside its ledgers.
 
     <state folder>/<host>/<key>/lease.json
 
-The file holds seconds and a date, its path digests, and only its user can read it. Deleting it is
-safe: nothing is measured then.
+The file holds seconds and a date, its path has digests, and only its user can read it. Deleting it
+is safe: the lease then counts as not measured.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from perfect_async._value import Value
 from perfect_async.models import ASSUMED_LEASE
 
 _SHARE: Final = 0.8
-"""The part of a survived gap that is planned with."""
+"""The part of a survived gap that is used as the lease."""
 _NAME: Final = "lease.json"
 _LARGEST: Final = 10_000
 
 
 @attrs.frozen(eq=False, repr=False)
 class LeaseRecord(Value):
-    """A running task survived `survived` seconds without a poll; another gap of `lost` lost it.
+    """A measured lease: a task survived `survived` seconds without a poll, and `lost` lost it.
 
-    0.0 where it survived none, None where none lost it. `refuted`: since then a task was lost
-    inside the lease that follows from it.
+    `survived` is 0.0 if the task survived no gap, `lost` is None if no gap lost it. `refuted`: a
+    task was lost within the resulting lease since then.
     """
 
     survived: float
@@ -44,12 +44,12 @@ class LeaseRecord(Value):
 
     @property
     def lease(self) -> float:
-        """The lease to plan with, in seconds: 0.8 of what was survived, and never below 10."""
+        """The lease to use, in seconds: 0.8 of the survived gap, but at least 10."""
         return ASSUMED_LEASE if self.refuted else max(ASSUMED_LEASE, _SHARE * self.survived)
 
 
 class LeaseFile:
-    """The record of `api_key` on `base_url` in the state `folder`, by default that of the user."""
+    """The record of `api_key` on `base_url` in the state `folder`, by default the user's."""
 
     def __init__(self, base_url: str, api_key: str, folder: Path | None = None) -> None:
         self._names = host_digest(base_url), key_digest(api_key)
@@ -59,7 +59,7 @@ class LeaseFile:
         return f"<LeaseFile {'/'.join(self._names)}>"
 
     def read(self) -> LeaseRecord | None:
-        """Return what was measured; None where nothing was, or the file cannot be read."""
+        """Return the measured lease; None if there is none or the file cannot be read."""
         try:
             with (self._place() / _NAME).open("rb") as file:
                 return _decode(file.read(_LARGEST))
@@ -67,7 +67,7 @@ class LeaseFile:
             return None
 
     def write(self, record: LeaseRecord) -> None:
-        """Keep `record` in place of what was measured before. Raises `LedgerUnavailable`."""
+        """Save `record` in place of the former one. Raises `LedgerUnavailable`."""
         from perfect_async._ledger.folder import errors_mapped  # noqa: PLC0415 - loaded late
 
         place = self.make_folder()
@@ -84,7 +84,7 @@ class LeaseFile:
                 raise
 
     def make_folder(self) -> Path:
-        """Make the folder of the file, for its user only. Raises `LedgerUnavailable`."""
+        """Make the folder of the file, readable for its user only. Raises `LedgerUnavailable`."""
         from perfect_async._ledger.folder import errors_mapped, make_private  # noqa: PLC0415 - late
 
         place = self._place()
@@ -96,13 +96,13 @@ class LeaseFile:
         return place
 
     def refute(self) -> None:
-        """Note that a task was lost inside the measured lease. Raises `LedgerUnavailable`."""
+        """Record that a task was lost within the measured lease. Raises `LedgerUnavailable`."""
         record = self.read()
         if record is not None and not record.refuted:
             self.write(attrs.evolve(record, refuted=True))
 
     def _place(self) -> Path:
-        # Loaded when it is used: most programs measure nothing.
+        # Loaded only when it is used, since most programs do not measure the lease.
         from perfect_async._ledger.folder import default_folder  # noqa: PLC0415 - as above
 
         folder = default_folder() if self._folder is None else self._folder
@@ -120,7 +120,7 @@ def _encode(record: LeaseRecord) -> bytes:
 
 
 def _decode(data: bytes) -> LeaseRecord | None:
-    """Return the record, None for what another version or hand wrote."""
+    """Return the record; None for data of another version or of a person."""
     try:
         found: object = json.loads(data)
         if not isinstance(found, dict):
@@ -138,7 +138,7 @@ def _decode(data: bytes) -> LeaseRecord | None:
 
 
 def _seconds(value: object) -> float:
-    # A day is the longest lease that anybody names.
+    # No lease is longer than a day.
     if isinstance(value, (int, float)) and 0 <= value <= 24 * 3600:
         return float(value)
     raise ValueError(value)

@@ -1,16 +1,16 @@
-"""The ledger of the processes of one machine: a file of sqlite's, and no server.
+"""The ledger of the processes of one machine: an sqlite file, without a server.
 
-One step takes some 50 microseconds, so it is done in the event loop itself. Nothing here waits for
-another process but `take`, which lets the loop run meanwhile. The ledger may be deleted, damaged or
-put back from a copy at any time: it holds nothing that its members cannot write again. So nothing
-is synced to the disk either (after a crash of the system it belongs to another boot).
+One step takes some 50 microseconds, so it runs in the event loop itself. Only `take` waits for
+other processes, and lets the loop run while it waits. The ledger may be deleted, damaged or put
+back from a copy at any time, since its members can write all of it again. For the same reason it is
+not synced to the disk (after a crash of the system it belongs to another boot).
 
-A step is one transaction of sqlite (WAL): killed at any point, a member leaves nothing half
-written, and its locks are the system's. A member that is stopped in the middle of a step would hold
-up all others; after two seconds they go on with a copy of the ledger, and it learns with its next
-word that its step does not count.
+A step is one transaction of sqlite (WAL), and the locks are the operating system's. So a member
+that is killed at any point leaves no half-written rows and no lock. A member that is stopped in the
+middle of a step would block all others; after two seconds they go on with a copy of the ledger, and
+the stopped member's publication is refused.
 
-sqlite's connections do not survive a fork: they are closed before, and made again when needed.
+sqlite's connections do not survive a fork, so they are closed before it and made again when needed.
 """
 
 from __future__ import annotations
@@ -64,23 +64,23 @@ from perfect_async.events import DoneRow, IntentRow, LedgerRow, MemberRow
 
 _T = TypeVar("_T")
 _CHECKED_EVERY: Final = SECOND // 2
-"""How often a member looks whether the others live."""
+"""How often a member checks whether the others live."""
 _PRUNED_EVERY: Final = 10 * SECOND
 _GONE_KEPT: Final = 24 * 3600 * SECOND
-"""How long it is known that a member is gone: as long as any row of it is kept."""
+"""How long a member is recorded as gone: as long as any row of it is kept."""
 _STUCK: Final = 2 * SECOND
-"""After this a member that holds the lock and writes nothing is taken for stopped."""
+"""A member that holds the lock for longer without writing counts as stopped."""
 _SEEN_AGAIN: Final = SECOND
-"""Seen again after longer than this, it may be another step of another member."""
+"""A lock that is seen again after a longer time may belong to another step."""
 _WAITS: Final = (0.0005, 0.001, 0.002, 0.003, 0.005)
-"""Seconds between two tries for the lock; the last one again and again."""
-_LEAVES_AFTER: Final = 40
-"""Tries for the lock, after which a member leaves as a dead one does."""
-_FORKS_WITHIN: Final = 0.2
+"""Seconds between two tries for the lock; the last one is repeated."""
+_LEAVE_TRIES: Final = 40
+"""How often a leaving member tries to take the lock; after that it leaves without writing."""
+_FORK_TIMEOUT: Final = 0.2
 _MOST_TRIES: Final = 6
-"""Others may delete or replace the ledger while it is mended, but not for ever."""
+"""How often a ledger is opened again that others delete or replace at the same time."""
 _CHECKPOINT: Final = 200
-"""Pages of the log after which it is copied into the ledger: a fraction of a millisecond."""
+"""After how many pages the log is copied into the ledger, which takes part of a millisecond."""
 
 _SCHEMA: Final = """
 PRAGMA synchronous = OFF;
@@ -112,8 +112,8 @@ _TABLES: Final = {
     "jobs": "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?)",
     "members": "INSERT OR REPLACE INTO members VALUES (?, ?, ?)",
 }
-"""How a row of each table is written. `jobs` holds intents and done jobs, which are many and are
-asked for one by one.
+"""The statement that writes a row of each table. `jobs` holds intents and done jobs, which are many
+and are read one by one.
 """
 _BUSY: Final = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")
 _DAMAGED: Final = (
@@ -121,8 +121,8 @@ _DAMAGED: Final = (
     *("SQLITE_IOERR_SHORT_READ", "SQLITE_IOERR_DELETE_NOENT", "SQLITE_IOERR_FSTAT"),
     "SQLITE_READONLY_DBMOVED",
 )
-"""Errors of a file that is no ledger, or was deleted. A missing table has the plain name, and text
-that is none has no name.
+"""Names of errors for a file that is not a ledger, or was deleted. A missing table has the name
+SQLITE_ERROR, and malformed text has none.
 """
 
 
@@ -131,14 +131,14 @@ class _Busy(Exception):
 
 
 class _Damaged(Exception):
-    """The file is no ledger, or no longer the one that was opened."""
+    """The file is not a ledger, or not the one that was opened."""
 
 
 @attrs.frozen
 class _Taken:
-    """The step that is under way: which ledger it read, up to which version, and when.
+    """The step that is under way: the ledger that it read, up to which version, and when.
 
-    `joined`: this member is among the living ones there.
+    `joined`: this member is among the living members of that ledger.
     """
 
     marker: str
@@ -155,11 +155,11 @@ def open_local(
     clock: Callable[[], int] = time.monotonic_ns,
     boot: str | None = None,
 ) -> LocalLedger:
-    """Join the ledger of a key in the state `folder` and return this member's way into it.
+    """Join the ledger of a key in the state `folder`, and return this member's access to it.
 
-    `host` and `key_digest` as `rows.host_digest` and `rows.key_digest` make them. `clock` counts
-    nanoseconds, for all processes of one `boot` from the same moment. It takes a few milliseconds
-    and waits for nobody. Raises `LedgerUnavailable`.
+    `host` and `key_digest` are those of `rows.host_digest` and `rows.key_digest`. `clock` counts
+    nanoseconds from the same moment for all processes of one `boot`. The call takes a few
+    milliseconds and waits for no other process. Raises `LedgerUnavailable`.
     """
     place = KeyFolder(folder.absolute(), host, key_digest, boot_id() if boot is None else boot)
     return LocalLedger(place, secrets.token_hex(8), clock)
@@ -173,24 +173,24 @@ def look(
     clock: Callable[[], int] = time.monotonic_ns,
     boot: str | None = None,
 ) -> tuple[MemberStatus, ...]:
-    """Return the members of a ledger without joining it; none where there is no ledger."""
+    """Return the members of a ledger without joining it; empty if there is no ledger."""
     place = KeyFolder(folder.absolute(), host, key_digest, boot_id() if boot is None else boot)
     with errors_mapped(place.path):
         if file_id(place.ledger) is None:
             return ()
     try:
-        with _reasons(place), contextlib.closing(_connect(place)) as db:
+        with _errors_classified(place), contextlib.closing(_connect(place)) as db:
             return _members(db, place, clock() // 1000)
     except (_Busy, _Damaged):
         raise LedgerUnavailable(
-            f"the ledger {quoted(place.ledger)} is damaged, or just being made"
+            f"the ledger {quoted(place.ledger)} is damaged, or is being made just now"
         ) from None
 
 
 class LocalLedger:
-    """A member of a ledger on this machine. Its methods are those of `rows.LedgerStore`.
+    """A member of a ledger on this machine, with the methods of `rows.LedgerStore`.
 
-    It may be used from one thread at a time. In a forked child it cannot be used.
+    It may be used from one thread at a time, and not in a forked child.
     """
 
     def __init__(self, place: KeyFolder, member: str, clock: Callable[[], int]) -> None:
@@ -208,13 +208,13 @@ class LocalLedger:
         self._read_at = 0
         self._checked_at = self._pruned_at = -NEVER
         self._period = PERIOD
-        # The marker and version of the ledger while another member has its lock, since when, and
-        # when that was last seen.
-        self._stuck: tuple[str, int, int, int] | None = None
+        # While another member has the lock: the marker and version of the ledger, since when it is
+        # so, and when it was last seen.
+        self._lock_seen: tuple[str, int, int, int] | None = None
         self._file = MemberFile(place.member(member))
         try:
             with contextlib.suppress(_Busy):
-                self._mended(self._open)
+                self._retried(self._open)
         except BaseException:
             self._close("the ledger could not be opened")
             raise
@@ -231,13 +231,13 @@ class LocalLedger:
 
     @property
     def renewed_every(self) -> int:
-        """NEVER: the lock of the system that each member holds shows that it lives."""
+        """NEVER, since each member holds a lock of the system, which shows that it lives."""
         return NEVER
 
     # A step.
 
     async def take(self, within: float) -> Snapshot | None:
-        """Lock the ledger and read it; None where the lock cannot be had `within` seconds."""
+        """Lock the ledger and read it; return None if that takes longer than `within` seconds."""
         if self._taken is not None:
             raise RuntimeError("the ledger is locked by this member already")
         if self._left:
@@ -254,12 +254,12 @@ class LocalLedger:
             tries += 1
 
     async def publish(self, rows: Sequence[LedgerRow]) -> bool:
-        """Write `rows` and unlock the ledger. False: the lock was lost and nothing counts."""
+        """Write `rows` and unlock the ledger; return False if the lock was lost."""
         taken = self._taken
         if taken is None:
             raise RuntimeError("the ledger is not locked by this member")
         try:
-            with _reasons(self._place):
+            with _errors_classified(self._place):
                 return self._publish(rows, taken)
         except _Busy:
             self._disconnect()
@@ -277,11 +277,11 @@ class LocalLedger:
             self._unlock()
 
     async def release(self) -> None:
-        """Unlock the ledger, if it is locked, without writing. The same rows are read again."""
+        """Unlock the ledger without writing; the next `take` reads the same rows again."""
         if self._taken is None:
             return
         try:
-            # What was seen of dead members stays known.
+            # Committed, so that the members which were found dead stay recorded.
             if self._db is not None:
                 self._db.execute("COMMIT")
         except sqlite3.Error:
@@ -290,13 +290,13 @@ class LocalLedger:
             self._unlock()
 
     async def aclose(self) -> None:
-        """Leave the ledger: the others read at once that this member is gone. Raises nothing."""
+        """Leave the ledger; the others read at once that this member is gone. Raises nothing."""
         if self._left:
             return
         await self.release()
         try:
             with contextlib.suppress(LedgerUnavailable), anyio.CancelScope(shield=True):
-                for _ in range(_LEAVES_AFTER):
+                for _ in range(_LEAVE_TRIES):
                     if self._leave():
                         break
                     await anyio.sleep(_WAITS[-1])
@@ -307,12 +307,12 @@ class LocalLedger:
     # Questions.
 
     async def members(self) -> tuple[MemberStatus, ...]:
-        """Return all living members of the ledger, this one too, without a lock."""
+        """Return all living members of the ledger, this one included, without a lock."""
         now = self._clock() // 1000
         return await self._ask(lambda db: _members(db, self._place, now))
 
     async def find_intents(self, identity: str, digest: str) -> tuple[IntentRow | DoneRow, ...]:
-        """Return what all members, this one too, wrote of one job, the oldest first."""
+        """Return all rows of one job, this member's included, the oldest first."""
         query = "SELECT body FROM jobs WHERE job = ? ORDER BY rowid"
         bodies = await self._ask(lambda db: _all(db, query, job_name(identity, digest)))
         found = [decode(body) for (body,) in bodies]
@@ -326,17 +326,17 @@ class LocalLedger:
 
     async def _ask(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
         for wait in (*_WAITS, *_WAITS):
-            with contextlib.suppress(_Busy), _reasons(self._place):
+            with contextlib.suppress(_Busy), _errors_classified(self._place):
                 if self._taken is not None and self._db is not None:
                     return question(self._db)
                 with self._stepping():
-                    return self._mended(lambda: question(self._connection()))
+                    return self._retried(lambda: question(self._connection()))
             await anyio.sleep(wait)
         raise LedgerUnavailable("another process keeps the ledger locked")
 
     @contextmanager
     def _stepping(self) -> Generator[None]:
-        """Keep a fork of another thread from closing the connection; for longer in a step."""
+        """Keep a fork in another thread from closing the connection, to the end of the step."""
         if not self._step.acquire(blocking=False):
             raise _Busy
         try:
@@ -345,12 +345,12 @@ class LocalLedger:
             if self._taken is None:
                 self._step.release()
 
-    # Locked, and never waiting.
+    # Inside a step: no method waits.
 
     def _take(self) -> Snapshot:
         """Begin a step. Raises `_Busy`."""
         with self._stepping():
-            return self._mended(self._begin)
+            return self._retried(self._begin)
 
     def _begin(self) -> Snapshot:
         db = self._connection()
@@ -359,9 +359,9 @@ class LocalLedger:
             db.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as exc:
             if _is_busy(exc):
-                self._look_at_holder(db)
+                self._check_lock_holder(db)
             raise
-        self._stuck = None
+        self._lock_seen = None
         try:
             return self._read(db)
         except BaseException:
@@ -404,21 +404,21 @@ class LocalLedger:
         return Snapshot(rows, tuple(str(name) for (name,) in gone), afresh, now)
 
     def _check_others(self, db: sqlite3.Connection, version: int, now: int) -> int:
-        """Note which members are dead, and return the version of that."""
+        """Record which members are dead, and return the resulting version."""
         others = _all(db, "SELECT member FROM members WHERE gone = 0 AND member <> ?", self._member)
         for (member,) in others:
             if not self._place.lives(str(member)):
                 version += 1
-                self._note_gone(db, str(member), version, now)
+                self._record_gone(db, str(member), version, now)
         return version
 
-    def _note_gone(self, db: sqlite3.Connection, member: str, version: int, now: int) -> None:
+    def _record_gone(self, db: sqlite3.Connection, member: str, version: int, now: int) -> None:
         db.execute(
             "UPDATE members SET gone = ?, at = ? WHERE member = ?",
             (version, now, member),
         )
         db.execute("DELETE FROM rows WHERE key = ?", (f"member {member}",))
-        # All requests of the member, which are those keys that begin so.
+        # All requests of the member: the keys that begin with its name.
         db.execute(
             "UPDATE rows SET until = ? WHERE until = ? AND key > ? AND key < ?",
             (
@@ -461,7 +461,7 @@ class LocalLedger:
             db.execute(_TABLES["rows"], (*values, version, self._member, series(row) or None))
 
     def _leave(self) -> bool:
-        """Note that this member is gone; False where another one has the lock."""
+        """Record that this member is gone; return False if another member has the lock."""
         if file_id(self._place.ledger) is None:
             return True
         try:
@@ -472,7 +472,7 @@ class LocalLedger:
         try:
             if taken is not None and db is not None:
                 if taken.joined:
-                    self._note_gone(db, self._member, taken.version + 1, taken.now)
+                    self._record_gone(db, self._member, taken.version + 1, taken.now)
                 db.execute("COMMIT")
         except sqlite3.Error:
             self._disconnect()
@@ -492,17 +492,17 @@ class LocalLedger:
         self._place.sweep()
         self._connection()
 
-    def _mended(self, work: Callable[[], _T]) -> _T:
-        """Do `work`, again with a new ledger where the file is none."""
+    def _retried(self, work: Callable[[], _T]) -> _T:
+        """Do `work`, and repeat it with a new ledger if the file is damaged."""
         damaged, removed = None, 0
         for _ in range(_MOST_TRIES):
             try:
-                with _reasons(self._place):
+                with _errors_classified(self._place):
                     return work()
             except _Damaged:
                 self._disconnect()
                 found = file_id(self._place.ledger)
-                # Seen once, it may be a file that another process was just replacing.
+                # A file that is damaged once may be one that another process is replacing.
                 if damaged is not None and found == damaged:
                     self._remove(damaged)
                     removed += 1
@@ -511,12 +511,12 @@ class LocalLedger:
                 self._disconnect()
                 raise
         if removed <= 1:
-            # Somebody deletes it again and again.
+            # Another process deletes the file again and again.
             raise _Busy
-        raise LedgerUnavailable(f"the ledger {quoted(self._place.ledger)} cannot be made anew")
+        raise LedgerUnavailable(f"the ledger {quoted(self._place.ledger)} cannot be made again")
 
     def _connection(self) -> sqlite3.Connection:
-        """Return the connection to the ledger, made anew where the file is another one by now."""
+        """Return the connection to the ledger; connect again if the file was replaced."""
         if self._left:
             raise LedgerUnavailable(self._left)
         if self._db is not None and not self._in_place():
@@ -526,10 +526,10 @@ class LocalLedger:
             if found is None:
                 self._make()
                 found = file_id(self._place.ledger)
-            with _deletion_seen(self._place.ledger, found):
+            with _deletion_checked(self._place.ledger, found):
                 db = _connect(self._place)
                 try:
-                    # The log is there since the first reading.
+                    # The first read makes the log, so that its id is known.
                     _facts(db)
                     files = self._place.files()
                 except BaseException:
@@ -551,7 +551,7 @@ class LocalLedger:
                 db.close()
 
     def _make(self, source: sqlite3.Connection | None = None) -> None:
-        """Make the ledger where there is none, or in place of `source` with what that holds."""
+        """Make the ledger if it is missing, or replace `source` by a copy of it."""
         place = self._place
         place.make()
         with place.guard() as ours:
@@ -561,43 +561,45 @@ class LocalLedger:
                 return
             part = place.ledger.with_name(f"{place.ledger.name}.{secrets.token_hex(4)}.new")
             try:
-                # Made before sqlite opens it, so that it is private from its first byte.
+                # The file is made before sqlite opens it, so that only its user can ever read it.
                 os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
-                with _deletion_seen(part, file_id(part)):
+                with _deletion_checked(part, file_id(part)):
                     version = _fill(part, source)
                 if source is not None and not (self._in_place() and _facts(source)[1] == version):
-                    # It was replaced already, or its holder goes on.
+                    # It was replaced already, or its holder has gone on.
                     return
-                # A log without its ledger would be taken for that of the new one.
+                # Removed with its log, which would otherwise count as that of the new ledger.
                 place.remove_ledger()
                 part.rename(place.ledger)
             finally:
                 part.unlink(missing_ok=True)
 
     def _remove(self, damaged: tuple[int, int] | None) -> None:
-        """Remove a damaged ledger, unless another process has by now. Raises `_Busy`."""
-        with _reasons(self._place), self._place.guard() as ours:
+        """Remove a damaged ledger, unless another process has removed it. Raises `_Busy`."""
+        with _errors_classified(self._place), self._place.guard() as ours:
             if not ours:
                 raise _Busy
             if file_id(self._place.ledger) == damaged:
-                LOG.info("The ledger %s is damaged; it is made anew.", quoted(self._place.ledger))
+                LOG.info(
+                    "The ledger %s is damaged, so it is made again.", quoted(self._place.ledger)
+                )
                 self._place.remove_ledger()
 
-    def _look_at_holder(self, db: sqlite3.Connection) -> None:
-        """Replace the ledger by a copy where a member holds its lock for too long.
+    def _check_lock_holder(self, db: sqlite3.Connection) -> None:
+        """Replace the ledger by a copy if a member holds its lock for too long.
 
-        It is stopped then: a step is over in a millisecond. Reading needs no lock.
+        Such a member is stopped, since a step takes a millisecond. Reading needs no lock.
         """
         now = self._clock() // 1000
         marker, version = _facts(db)
-        before, since = self._stuck, now
+        before, since = self._lock_seen, now
         if before is not None and before[:2] == (marker, version) and now - before[3] < _SEEN_AGAIN:
             since = before[2]
-        self._stuck = marker, version, since, now
+        self._lock_seen = marker, version, since, now
         if now - since > _STUCK:
-            self._stuck = None
+            self._lock_seen = None
             LOG.info(
-                "A stopped process holds the ledger %s; the others go on with a copy.",
+                "A stopped process holds the lock of the ledger %s; the others go on with a copy.",
                 quoted(self._place.ledger),
             )
             self._make(db)
@@ -612,23 +614,23 @@ class LocalLedger:
     # Forks.
 
     def before_fork(self) -> None:
-        """Close the connection, and begin no step until the fork is over."""
-        if self._step.acquire(timeout=_FORKS_WITHIN):
+        """Close the connection, and block new steps until the fork is over."""
+        if self._step.acquire(timeout=_FORK_TIMEOUT):
             self._disconnect()
             _FORKING.append(self)
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
+        """Allow steps again."""
         self._step.release()
 
     def after_fork_in_child(self) -> None:
-        """Let go of the lock that says that the parent lives; this object is the parent's."""
+        """Close the file whose lock shows that the parent lives, and refuse further use."""
         self._left = "it was opened before this process was forked"
         self._taken = None
         self._file.close()
         if self._db is not None:
-            # The thread that forked had to go on without waiting for a step. Closing the
-            # connection might end the parent's transaction.
+            # The fork could not wait for the step to end. The connection stays open, since closing
+            # it might end the parent's transaction.
             _INHERITED.append(self._db)
             self._db = None
 
@@ -672,7 +674,7 @@ if sys.platform != "win32":
 
 
 def _connect(place: KeyFolder) -> sqlite3.Connection:
-    # Never made by sqlite: it would be readable for others, and empty.
+    # sqlite must not make the file, which would be empty and readable for others.
     db = sqlite3.connect(
         f"{place.ledger.as_uri()}?mode=rw",
         uri=True,
@@ -691,7 +693,7 @@ def _connect(place: KeyFolder) -> sqlite3.Connection:
 
 
 def _fill(path: Path, source: sqlite3.Connection | None) -> int:
-    """Make an empty file a ledger with what `source` holds, and return its version."""
+    """Fill an empty file with a ledger and the rows of `source`, and return its version."""
     db = sqlite3.connect(path, timeout=0, isolation_level=None)
     try:
         db.executescript(_SCHEMA)
@@ -752,8 +754,8 @@ def _is_busy(exc: sqlite3.Error) -> bool:
 
 
 @contextmanager
-def _deletion_seen(path: Path, found: tuple[int, int] | None) -> Generator[None]:
-    """Raise `_Damaged` for errors of sqlite where the file at `path` is no longer the one found."""
+def _deletion_checked(path: Path, found: tuple[int, int] | None) -> Generator[None]:
+    """Turn errors of sqlite into `_Damaged` if the file at `path` was deleted or replaced."""
     try:
         yield
     except sqlite3.Error as exc:
@@ -763,14 +765,14 @@ def _deletion_seen(path: Path, found: tuple[int, int] | None) -> Generator[None]
 
 
 @contextmanager
-def _reasons(place: KeyFolder) -> Generator[None]:
-    """Raise `_Busy`, `_Damaged` or `LedgerUnavailable` for errors of sqlite and of the system."""
+def _errors_classified(place: KeyFolder) -> Generator[None]:
+    """Turn errors of sqlite and of the system into `_Busy`, `_Damaged` or `LedgerUnavailable`."""
     try:
         with errors_mapped(place.path):
             try:
                 yield
             except FileNotFoundError as exc:
-                # Deleted between two looks at it.
+                # The file was deleted between two calls.
                 raise _Damaged from exc
     except sqlite3.Error as exc:
         name = getattr(exc, "sqlite_errorname", "")
@@ -779,7 +781,7 @@ def _reasons(place: KeyFolder) -> Generator[None]:
         if name in {"", "SQLITE_ERROR"} or name.startswith(_DAMAGED):
             raise _Damaged from exc
         if name.startswith("SQLITE_CANTOPEN") and place.can_be_opened():
-            # It was deleted a moment ago, and has been made anew since.
+            # It was deleted a moment ago, and made again since.
             raise _Busy from exc
         raise LedgerUnavailable(
             f"the ledger {quoted(place.ledger)} cannot be written: {exc} ({name})",

@@ -1,21 +1,21 @@
 """The ledger of the processes of several machines: some keys on a Redis server.
 
-A step is two scripts. `take` locks the ledger with a token that lives for two seconds and returns
-what is new; `publish` writes and unlocks, and is refused once the token is lost. So a member that
-was stopped between the two writes nothing, and sends nothing.
+A step is two scripts. `take` locks the ledger with a token that lives for two seconds, and returns
+the new rows. `publish` writes and unlocks, and is refused after the token is lost. So a member that
+is stopped between the two writes nothing, and sends nothing.
 
-There is no lock of the system here that shows who lives. Every script renews the member that calls
-it; one that is silent for 15 seconds counts as dead, and whoever comes next notes that.
+No lock of the operating system shows here which members live. Every script renews the member that
+calls it. A member that is silent for 15 seconds counts as dead, and the next caller records that.
 
-Redis may forget: it is restarted without its data, flushed, or replaced by a replica that had not
-received everything. Each member counts its takes and Redis keeps the last number. A number that is
-too low, or a ledger with another marker, tells the member that something of it may be lost, so it
-reads everything and writes everything again. In a ledger that lost everything it also puts back
-what it knows of the others: until they notice, their requests would count for nobody.
+Redis may lose data: it is restarted without its data, flushed, or replaced by a replica that had
+not received everything. Each member counts its takes, and Redis keeps the last number. A number
+that is too low, or a ledger with another marker, shows the member that rows may be lost, so it
+reads all rows and writes all of its own again. In a ledger that lost everything it also puts back
+the rows that it knows of others, since otherwise their requests would not count until they notice.
 
-All members share the time of the Redis server, each by its own monotonic clock and a distance that
-is measured at opening and again when the clocks have drifted apart. The distance is a whole number
-of slots, so that slots begin together in the scheduler and in the ledger.
+All members share the time of the Redis server: each adds an offset to its own monotonic clock. The
+offset is measured at opening, and again when the clocks have drifted apart. It is a whole number of
+slots, so that slots begin at the same time in the scheduler and in the ledger.
 """
 
 from __future__ import annotations
@@ -83,56 +83,56 @@ if TYPE_CHECKING or _INSTALLED:
 _QUIET: Final[Mapping[str, Any]] = (
     {"driver_info": None} if _INSTALLED and find_spec("redis.driver_info") else {}
 )
-"""Newer versions of redis-py look up their own version on the disk for each connection, to tell it
-to the server; this keeps them from it. Older ones have no such module and look it up once.
+"""Keeps newer versions of redis-py from reading their own version from the disk at each connection;
+older ones have no such module and read it once.
 """
 _LIFE: Final = 2 * SECOND
-"""How long the ledger stays locked for a member that writes nothing."""
+"""How long the ledger stays locked for a member that does not publish."""
 _DEAD_AFTER: Final = 15 * SECOND
 _RENEWED_EVERY: Final = 5 * SECOND
 _DRIFT: Final = 2 * SLOT
-"""A clock that has drifted by more is followed: at six slots others would poll for its member."""
+"""The offset is corrected after a larger drift; at six slots others would poll for this member."""
 _STEP: Final = SECOND
-"""A clock that is off by more was set."""
+"""A clock that is off by more than this was set."""
 _KEPT: Final = 25 * 3600 * SECOND
-"""An abandoned ledger vanishes; every row but the plan and durations is dropped after a day."""
+"""How long an abandoned ledger is kept; all rows but the plan and durations last for a day."""
 _JOBS: Final = ("intent ", "done ")
-"""How the keys of intents and done jobs begin (`rows.key`)."""
+"""The beginnings of the keys of intents and done jobs (`rows.key`)."""
 _KEPT_JOB: Final = 24 * 3600 * SECOND
 _PRUNED_EVERY: Final = 30 * SECOND
 _MOST_GONE: Final = 4096
-_MIRROR_PRUNED_EVERY: Final = 10 * SECOND
-_MOST_MIRRORED: Final = 20_000
+_COPIES_PRUNED_EVERY: Final = 10 * SECOND
+_MOST_COPIES: Final = 20_000
 
 _OPENS_WITHIN: Final = 3.0
 _PORT: Final = 6379
 _SOCKET: Final = 2.0
 """Seconds; every call has a shorter limit of its own."""
 _CALL: Final = 1.0
-"""Seconds for one call; a server that needs longer is no help."""
+"""Seconds for one call; a slower server counts as unreachable."""
 _LEAVES_WITHIN: Final = 0.3
 _LOST_AFTER: Final = 1.0
 _RETRIED_AFTER: Final = 0.5
 _WAITS: Final = (0.002, 0.003, 0.005, 0.008, 0.012, 0.02)
-"""Seconds between two tries for the lock; the last one again and again."""
+"""Seconds between two tries for the lock; the last one is repeated."""
 _TRIPS: Final = 7
-"""Round trips to measure the distance of the clocks; the fastest one counts."""
+"""How many round trips measure the clocks' offset; the fastest one counts."""
 
 _DIGITS: Final = 16
 _NONE: Final = "-" * _DIGITS
 _HEAD: Final = 4 * (_DIGITS + 1)
-"""Before the text of a row stand its writer and, as digests, its series, its job and its task."""
-_MEND: Final = 'Write share="redis://host:6379", or "rediss://user:password@host:6379/0".'
+"""The length of the text before a row: its writer and, as digests, its series, job and task."""
+_EXAMPLE: Final = 'Write share="redis://host:6379", or "rediss://user:password@host:6379/0".'
 
 
 class _Script(Protocol):
-    """A script that redis-py loads into the server when it is not there yet."""
+    """A script that redis-py loads into the server if it is not there yet."""
 
     def __call__(self, keys: Sequence[str], args: Sequence[str | int]) -> Awaitable[object]: ...
 
 
 class _Server(Protocol):
-    """What is used of redis-py's client. Its own types leave much open."""
+    """The part of redis-py's client that is used, since its own types are incomplete."""
 
     def register_script(self, script: str, /) -> _Script: ...
     def aclose(self) -> Awaitable[None]: ...
@@ -146,14 +146,14 @@ class _Server(Protocol):
 
 
 class _Unanswered(Exception):
-    """A call was not answered: whether it was executed is not known."""
+    """A call was not answered, so it is unknown whether it was executed."""
 
 
 @attrs.frozen
 class _Entry:
-    """A row as it stands in Redis, with its `body` there, and after when it is dropped.
+    """A row in Redis, its `body` there, and the time `until` which it is kept.
 
-    `row` is None for an intent or a done job of another member, which is asked for by its job.
+    `row` is None for an intent or a done job of another member, which is read by its job.
     """
 
     row: LedgerRow | None
@@ -167,9 +167,9 @@ class _Entry:
 
 @attrs.frozen
 class _Taken:
-    """The step that is under way, and what was read by it.
+    """The step that is under way, and the rows that it read.
 
-    `lost` is what is known of others and is no longer in the ledger, to be put back.
+    `lost` has known rows of others that the ledger no longer has, to be put back.
     """
 
     token: str
@@ -189,12 +189,12 @@ async def open_redis(
     *,
     clock: Callable[[], int] = time.monotonic_ns,
 ) -> RedisLedger:
-    """Join the ledger of a key on the Redis server at `url` and return this member's way into it.
+    """Join the ledger of a key on the Redis server at `url`, and return this member's access to it.
 
     `url` is "redis://" or "rediss://" (TLS) with "user:password@host:port/db", and options of
-    redis-py as its query. `host` and `key_digest` as `rows.host_digest` and `rows.key_digest` make
-    them. `clock` counts nanoseconds. Raises `ConfigurationError` where the server cannot be used,
-    after three seconds at most; the error names neither user nor password.
+    redis-py as its query. `host` and `key_digest` are those of `rows.host_digest` and
+    `rows.key_digest`. `clock` counts nanoseconds. Raises `ConfigurationError` if the server cannot
+    be used, after three seconds at most; the error names neither user nor password.
     """
     if not _INSTALLED:
         raise ConfigurationError(
@@ -209,48 +209,48 @@ async def open_redis(
     except (AuthenticationError, NoPermissionError) as exc:
         error = ConfigurationError(
             f"Redis at {place} refuses the user or password of `share`, or that user may not run "
-            f"scripts ({type_name(exc)}). Correct them in the URL; quote special characters in "
-            "percent, as urllib.parse.quote does."
+            f"scripts ({type_name(exc)}). Correct them in the URL; write special characters as "
+            "urllib.parse.quote does."
         )
     except ResponseError as exc:
-        # Redis without a password answers so where one is wanted.
-        wanted = " It wants a password: redis://user:password@..." if "NOAUTH" in str(exc) else ""
+        # Redis answers NOAUTH if it needs a password and none was given.
+        wanted = " It needs a password: redis://user:password@..." if "NOAUTH" in str(exc) else ""
         error = ConfigurationError(
             f"Redis at {place} cannot hold the ledger of `share`: {_reason(exc)}.{wanted}"
         )
     except (RedisError, OSError) as exc:
         # OSError includes the TimeoutError of the limit.
         error = ConfigurationError(
-            f"Redis at {place}, which `share` names, cannot be reached ({_reason(exc)}). Start it, "
-            "or correct host, port and scheme (rediss for TLS)."
+            f"Redis at {place}, the server of `share`, cannot be reached ({_reason(exc)}). Start "
+            "it, or correct host, port and scheme (rediss for TLS)."
         )
     except TypeError:
-        # redis-py meets an option that it does not know when it makes its first connection.
-        error = ConfigurationError(f"The URL of `share` has an option that is not known. {_MEND}")
+        # redis-py finds an unknown option when it makes its first connection.
+        error = ConfigurationError(f"The URL of `share` has an unknown option. {_EXAMPLE}")
     except BaseException:
         await _closed(client)
         raise
     await _closed(client)
-    # Not chained: redis-py's own errors may hold parts of the URL.
+    # Not chained, since redis-py's own errors may hold parts of the URL.
     raise error from None
 
 
 def _client_of(url: str) -> tuple[str, _Server]:
-    """Return where `url` leads, for people, and a client that has not connected yet."""
+    """Return the host and port of `url`, for messages, and a client that has not connected yet."""
     try:
         parts = urlsplit(url)
         host, port, database = parts.hostname, parts.port or _PORT, parts.path.strip("/") or "0"
         readable = parts.scheme in {"redis", "rediss"} and database.isdigit()
         client = Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
             url,
-            # The second version of the protocol is spoken everywhere.
+            # All servers know the second version of the protocol.
             protocol=2,
             decode_responses=True,
-            # What is not UTF-8 is not ours, and `decode` drops it.
+            # Rows that are not UTF-8 are not from this package, and `decode` drops them.
             encoding_errors="replace",
             socket_timeout=_SOCKET,
             socket_connect_timeout=_SOCKET,
-            # A call that has failed is not repeated: its time is over.
+            # A failed call is not repeated, since its time is over.
             retry=Retry(NoBackoff(), 0),
             retry_on_timeout=False,
             **_QUIET,
@@ -258,8 +258,8 @@ def _client_of(url: str) -> tuple[str, _Server]:
     except (ValueError, TypeError, RedisError):
         readable, host, port, client = False, "", 0, None
     if not readable or not host:
-        # The error of redis-py is not chained: it may quote the URL.
-        raise ConfigurationError(f"The URL of `share` cannot be read. {_MEND}")
+        # Not chained, since redis-py's error may quote the URL.
+        raise ConfigurationError(f"The URL of `share` cannot be read. {_EXAMPLE}")
     return quoted(f"{host}:{port}"), cast("_Server", client)
 
 
@@ -268,24 +268,24 @@ async def _closed(client: _Server) -> None:
         try:
             await client.aclose()
         except (RedisError, OSError) as exc:
-            LOG.debug("the connection to Redis did not close: %s", type_name(exc))
+            LOG.debug("The connection to Redis could not be closed: %s.", type_name(exc))
 
 
 def _reason(exc: BaseException) -> str:
-    """Return why Redis did not do it, without a secret."""
+    """Return the reason of a failed call, without secrets."""
     if isinstance(exc, ResponseError):
-        # The word that Redis begins with; what follows may name a user.
+        # The first word of Redis's answer; the rest may name a user.
         code = re.match(r"[A-Z]{3,}", str(exc))
         return code[0] if code else type_name(exc)
     return type_name(exc)
 
 
 class RedisLedger:
-    """A member of a ledger on a Redis server. Its methods are those of `rows.LedgerStore`.
+    """A member of a ledger on a Redis server, with the methods of `rows.LedgerStore`.
 
-    While the server does not answer `take` returns None and `publish` False; the log tells when
-    that begins and ends. Only the questions raise `LedgerUnavailable` then. It is used from the
-    event loop that opened it, and cannot be used in a forked child.
+    While the server does not answer, `take` returns None and `publish` returns False; the log says
+    when that begins and ends. Only the questions raise `LedgerUnavailable` then. Use it in the
+    event loop that opened it, and not in a forked child.
     """
 
     def __init__(self, client: _Server, place: str, tag: str, clock: Callable[[], int]) -> None:
@@ -295,13 +295,13 @@ class RedisLedger:
         self._member = secrets.token_hex(_DIGITS // 2)
         self._process = os.getpid()
         self._left = False
-        # All keys in one slot of a cluster: what stands in braces decides.
+        # The text in braces puts all keys into one slot of a cluster.
         self._keys = [f"{tag}:{name}" for name in KEYS]
         self._key_of = dict(zip(KEYS, self._keys, strict=True))
         self._take = client.register_script(TAKE)
         self._publish = client.register_script(PUBLISH)
         self._leave = client.register_script(LEAVE)
-        # The server's time less the local one, as exact as known and as it is used.
+        # The server's time minus the local one: as measured, and in whole slots as it is used.
         self._exact = self._shift = 0
         self._trip = 0
         # The step under way, and whether Redis may hold the lock for this member.
@@ -310,15 +310,15 @@ class RedisLedger:
         # The last publication.
         self._marker = ""
         self._version = self._read_at = 0
-        # Takes are counted, and `confirmed` is the last one whose answer arrived.
-        self._takes = self._heard = 0
+        # The number of takes, and the number of the last one whose answer arrived.
+        self._takes = self._confirmed = 0
         self._everything = True
-        self._wiped = ""
-        self._doubtful: dict[str, LedgerRow] = {}
+        self._emptied_marker = ""
+        self._unconfirmed: dict[str, LedgerRow] = {}
         self._period = PERIOD
-        self._mirror = _Mirror()
-        self._silent_since: float | None = None
-        self._lost = False
+        self._copies = _RowCopies()
+        self._unanswered_since: float | None = None
+        self._unreachable = False
         self._retried_at = 0.0
 
     def __repr__(self) -> str:
@@ -337,7 +337,7 @@ class RedisLedger:
     # Opening.
 
     async def begin(self) -> None:
-        """Measure the clock of the server and check that it can hold a ledger."""
+        """Measure the server's clock, and check that the server can hold a ledger."""
         self._trip = NEVER
         for _ in range(_TRIPS):
             sent = self._local()
@@ -347,13 +347,14 @@ class RedisLedger:
                 self._trip = received - sent
                 self._exact = seconds * SECOND + rest - (sent + received) // 2
         self._shift = _in_slots(self._exact)
-        # A server that only copies another one refuses this, a user without rights both.
+        # A replica refuses the first call; a user without rights fails at either.
         await self._client.delete(self._key_of["lock"] + ":probe")
         await self._leave(self._keys, [self._member])
         policy = await self._policy()
         if policy is None:
             LOG.info(
-                "Redis at %s does not tell its maxmemory-policy: it must be noeviction", self._place
+                "Redis at %s does not show its maxmemory-policy, which must be noeviction.",
+                self._place,
             )
         elif policy != "noeviction":
             raise ConfigurationError(
@@ -378,10 +379,10 @@ class RedisLedger:
     # A step.
 
     async def take(self, within: float) -> Snapshot | None:
-        """Lock the ledger and read it; None where the lock cannot be had `within` seconds.
+        """Lock the ledger and read it; return None if that takes longer than `within` seconds.
 
-        After a server has been silent for a second it is asked once in half a second: in between
-        None comes at once.
+        A server that has not answered for a second is called once every half second; in between the
+        method returns None at once.
         """
         if self._taken is not None:
             raise RuntimeError("the ledger is locked by this member already")
@@ -409,21 +410,21 @@ class RedisLedger:
         if sent - self._read_at > AWAY:
             self._everything = True
         if abs(self._exact - self._shift) > _DRIFT:
-            # All rows are read and written again, by the time as it is now.
+            # All rows are read and written again with the corrected offset.
             self._shift = _in_slots(self._exact)
             self._everything = True
         self._takes += 1
         unused = secrets.token_hex(_DIGITS // 2)
-        # A take that the server sees too late for its answer to arrive must not lock the ledger.
+        # A take must not lock the ledger if the server gets it too late to answer in time.
         patience = sent + self._exact + int(within * SECOND) - self._trip // 2
         self._locked = True
         try:
             found = await self._call(
                 self._take,
                 [
-                    *(self._member, self._takes, self._heard),
+                    *(self._member, self._takes, self._confirmed),
                     *("" if self._everything else self._marker, self._version, patience),
-                    *(unused, self._wiped, _LIFE // 1000, _DEAD_AFTER, _STEP, _KEPT),
+                    *(unused, self._emptied_marker, _LIFE // 1000, _DEAD_AFTER, _STEP, _KEPT),
                     kept_when_gone(0, period=self._period),
                 ],
                 within,
@@ -436,18 +437,21 @@ class RedisLedger:
         answer = cast("Sequence[Any]", found)
         self._locked = answer[0] == 1
         if self._clock_was_set(answer[1], sent, self._local()):
-            LOG.warning("the clock of Redis at %s was set; the ledger begins anew", self._place)
-            # Its times are of the clock as it was. Whoever is the first to see that empties it.
-            self._wiped = self._marker
-            self._mirror = _Mirror()
+            LOG.warning(
+                "The clock of Redis at %s was set, so the ledger is emptied and written again.",
+                self._place,
+            )
+            # Its times are those of the former clock. The first member to notice empties it.
+            self._emptied_marker = self._marker
+            self._copies = _RowCopies()
             return None
         if not self._locked:
             return None
-        self._heard, self._wiped = self._takes, ""
+        self._confirmed, self._emptied_marker = self._takes, ""
         return self._read(answer)
 
     def _clock_was_set(self, server: int, sent: int, received: int) -> bool:
-        """Follow the drift of the two clocks, and return whether one of them was set."""
+        """Correct the offset for the clocks' drift, and return whether a clock was set."""
         self._exact = min(max(self._exact, server - received), server - sent)
         if abs(self._exact - self._shift) <= _STEP:
             return False
@@ -462,8 +466,8 @@ class RedisLedger:
         entries: dict[str, _Entry] = {}
         for name, body in zip(answer[6][::2], answer[6][1::2], strict=True):
             if name.startswith(_JOBS):
-                # There may be tens of thousands, those of a day: to decode them all would stop the
-                # loop for seconds. Put back, they are kept for a day from now.
+                # A day may have tens of thousands of them, and decoding them would block the loop
+                # for seconds. Rows that are put back are kept for a day from now.
                 entries[name] = _Entry(None, body, now + _KEPT_JOB)
                 continue
             row = decode(body[_HEAD:])
@@ -474,9 +478,9 @@ class RedisLedger:
         self._period = longest_period(found, self._period)
         lost: dict[str, _Entry] = {}
         if self._marker and (marker != self._marker or version < self._version):
-            lost = self._mirror.without(entries, now)
+            lost = self._copies.without(entries, now)
             found += self._of_others(lost)
-            gone += tuple(each for each in self._mirror.gone if each not in gone)
+            gone += tuple(each for each in self._copies.gone if each not in gone)
         token = f"{self._member} {self._takes}"
         self._taken = _Taken(token, marker, version, now, self._everything, entries, lost, gone)
         return Snapshot(tuple(found), gone, self._everything, now)
@@ -489,7 +493,7 @@ class RedisLedger:
         ]
 
     async def publish(self, rows: Sequence[LedgerRow]) -> bool:
-        """Write `rows` and unlock the ledger. False: nothing of the step counts."""
+        """Write `rows` and unlock the ledger; return False if the step does not count."""
         taken = self._taken
         if taken is None:
             raise RuntimeError("the ledger is not locked by this member")
@@ -497,12 +501,12 @@ class RedisLedger:
         self._taken = None
         self._period = longest_period(rows, self._period)
         mine = {key(row): self._entry(row, taken.now) for row in rows}
-        undone = {
-            name: self._entry(_undone(row), taken.now)
-            for name, row in self._doubtful.items()
+        taken_back = {
+            name: self._entry(_taken_back(row), taken.now)
+            for name, row in self._unconfirmed.items()
             if name in taken.entries and name not in mine
         }
-        members = self._mirror.members(taken.lost.values())
+        members = self._copies.members(taken.lost.values())
         try:
             answer = await self._call(
                 self._publish,
@@ -510,15 +514,15 @@ class RedisLedger:
                     *(taken.token, self._member, MOST_DURATIONS),
                     *(_PRUNED_EVERY, _MOST_GONE, _KEPT),
                     *_arguments("=", mine),
-                    *_arguments("=", undone),
+                    *_arguments("=", taken_back),
                     *_arguments("+", taken.lost, unless=mine),
                     *(text for how, name in members for text in (how, name, "", "")),
                 ],
                 _CALL,
             )
         except BaseException as exc:
-            # It may have been written although nothing of it counts.
-            self._doubtful.update((key(row), row) for row in rows)
+            # The rows may have been written, although the step does not count.
+            self._unconfirmed.update((key(row), row) for row in rows)
             self._everything = True
             if isinstance(exc, _Unanswered):
                 return False
@@ -528,22 +532,22 @@ class RedisLedger:
         if version < 0:
             return False
         if taken.afresh and not taken.lost:
-            self._mirror = _Mirror()
-        self._mirror.add({**taken.lost, **taken.entries, **undone, **mine}, taken.now)
-        self._mirror.note_gone(taken.gone, kept_when_gone(taken.now, period=self._period))
+            self._copies = _RowCopies()
+        self._copies.add({**taken.lost, **taken.entries, **taken_back, **mine}, taken.now)
+        self._copies.note_gone(taken.gone, kept_when_gone(taken.now, period=self._period))
         self._marker, self._version, self._read_at = taken.marker, version, self._local()
         self._everything = False
-        self._doubtful.clear()
+        self._unconfirmed.clear()
         return True
 
     async def release(self) -> None:
-        """Unlock the ledger, if it is locked, without writing. The same rows are read again."""
+        """Unlock the ledger without writing; the next `take` reads the same rows again."""
         self._taken = None
         if self._locked and not self._left and self._process == os.getpid():
             await self._unlock()
 
     async def _unlock(self) -> None:
-        """Unlock; where the server does not answer the lock ends by itself."""
+        """Unlock the ledger; if the server does not answer, the lock expires by itself."""
         with anyio.move_on_after(_LEAVES_WITHIN, shield=True):
             try:
                 await self._call(self._leave, [self._member], _LEAVES_WITHIN)
@@ -552,32 +556,32 @@ class RedisLedger:
             self._locked = False
 
     async def aclose(self) -> None:
-        """Leave the ledger: the others read at once that this member is gone. Raises nothing."""
+        """Leave the ledger; the others read at once that this member is gone. Raises nothing."""
         if self._left:
             return
         self._left, self._taken = True, None
         if self._process != os.getpid():
-            # The connections are the parent's.
+            # The connections belong to the parent process.
             return
         kept = kept_when_gone(0, period=self._period)
         with anyio.move_on_after(_LEAVES_WITHIN, shield=True):
             try:
                 await self._leave(self._keys, [self._member, kept, _KEPT])
             except (RedisError, OSError) as exc:
-                LOG.debug("the ledger at %s was left without a word: %s", self._place, _reason(exc))
+                LOG.debug("Leaving the ledger at %s failed: %s.", self._place, _reason(exc))
         await _closed(self._client)
 
     # Questions.
 
     async def members(self) -> tuple[MemberStatus, ...]:
-        """Return all living members of the ledger, this one too, without a lock."""
+        """Return all living members of the ledger, this one included, without a lock."""
         names = await self._ask(self._client.zrange(self._key_of["seen"], 0, -1))
         rows = await self._rows([f"member {name}" for name in names])
         now = self._local() + self._shift
         return tuple(status(row, now) for row in rows if isinstance(row, MemberRow))
 
     async def find_intents(self, identity: str, digest: str) -> tuple[IntentRow | DoneRow, ...]:
-        """Return what all members, this one too, wrote of one job, the oldest first."""
+        """Return all rows of one job, this member's included, the oldest first."""
         name = job_name(identity, digest)
         rows = await self._rows(await self._indexed(_digest("job", name)))
         found = [row for row in rows if isinstance(row, IntentRow | DoneRow) and job(row) == name]
@@ -589,7 +593,7 @@ class RedisLedger:
 
     async def _indexed(self, name: str) -> list[str]:
         """Return the keys of the rows that the index has under `name`."""
-        # "!" comes after the space.
+        # "!" is the character after the space.
         found = await self._ask(
             self._client.zrangebylex(self._key_of["index"], f"[{name} ", f"({name}!")
         )
@@ -636,31 +640,31 @@ class RedisLedger:
                 answer = await call
         except (RedisError, OSError) as exc:
             reason = _reason(exc)
-            self._note_silence(began, reason)
+            self._record_failure(began, reason)
             raise _Unanswered(reason) from None
-        if self._lost:
-            LOG.info("the shared ledger at %s answers again", self._place)
-        self._silent_since, self._lost, self._retried_at = None, False, 0.0
+        if self._unreachable:
+            LOG.info("The shared ledger at %s answers again.", self._place)
+        self._unanswered_since, self._unreachable, self._retried_at = None, False, 0.0
         return answer
 
-    def _note_silence(self, began: float, reason: str) -> None:
+    def _record_failure(self, began: float, reason: str) -> None:
         now = anyio.current_time()
-        if self._silent_since is None:
-            self._silent_since = began
-        if now - self._silent_since < _LOST_AFTER:
+        if self._unanswered_since is None:
+            self._unanswered_since = began
+        if now - self._unanswered_since < _LOST_AFTER:
             return
         self._retried_at = now + _RETRIED_AFTER
-        if not self._lost:
+        if not self._unreachable:
             LOG.warning(
-                "the shared ledger at %s does not answer (%s): no task is created until it does; "
-                "running tasks are polled",
+                "The shared ledger at %s does not answer (%s). No task is created until it does; "
+                "running tasks are kept alive.",
                 *(self._place, reason),
             )
-        self._lost = True
+        self._unreachable = True
 
 
-class _Mirror:
-    """What a member knows of the ledger, to put it back where the ledger has lost it."""
+class _RowCopies:
+    """A member's copy of the ledger's rows, to put back those that the ledger has lost."""
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
@@ -671,19 +675,19 @@ class _Mirror:
         return len(self._entries)
 
     def add(self, entries: Mapping[str, _Entry], now: int) -> None:
-        """Add what was read or written, in place of what has the same key."""
+        """Add rows that were read or written, in place of those with the same keys."""
         for name, entry in entries.items():
-            # The newest stand last.
+            # The newest come last.
             self._entries.pop(name, None)
             self._entries[name] = entry
             if isinstance(entry.row, MemberRow):
                 self.gone.pop(entry.row.member, None)
-        if now - self._pruned_at >= _MIRROR_PRUNED_EVERY:
+        if now - self._pruned_at >= _COPIES_PRUNED_EVERY:
             self._prune(now)
             self._pruned_at = now
 
     def note_gone(self, members: Iterable[str], until: int) -> None:
-        """Note that `members` are gone: requests of theirs without an answer count `until`."""
+        """Record that `members` are gone; their unanswered requests count until `until`."""
         gone = dict.fromkeys(members)
         if not gone:
             return
@@ -696,7 +700,7 @@ class _Mirror:
                 self._entries[name] = attrs.evolve(entry, until=until)
 
     def without(self, entries: Mapping[str, _Entry], now: int) -> dict[str, _Entry]:
-        """Return what still counts `now` and is not among `entries`."""
+        """Return the rows that still count at `now` and are not among `entries`."""
         return {
             name: entry
             for name, entry in self._entries.items()
@@ -704,7 +708,7 @@ class _Mirror:
         }
 
     def members(self, lost: Iterable[_Entry]) -> list[tuple[str, str]]:
-        """Return which members of `lost` rows live ("seen") and which are "gone"."""
+        """Return the writers of `lost` rows, each with "seen" if it lives, or with "gone"."""
         writers = {entry.writer: None for entry in lost}
         return [("gone" if writer in self.gone else "seen", writer) for writer in writers]
 
@@ -719,7 +723,7 @@ class _Mirror:
                     continue
             if entry.until > now:
                 kept[name] = entry
-            if len(kept) == _MOST_MIRRORED:
+            if len(kept) == _MOST_COPIES:
                 break
         self._entries = dict(reversed(kept.items()))
         writers = {entry.writer for entry in kept.values()}
@@ -729,7 +733,7 @@ class _Mirror:
 def _arguments(
     how: str, entries: Mapping[str, _Entry], unless: Mapping[str, _Entry] | None = None
 ) -> list[str]:
-    """Return `entries` as arguments of `publish`, without those that are among `unless`."""
+    """Return `entries`, without those in `unless`, as arguments of `publish`."""
     return [
         text
         for name, entry in entries.items()
@@ -738,11 +742,11 @@ def _arguments(
     ]
 
 
-def _undone(row: LedgerRow) -> LedgerRow:
-    """Return what is true of `row` where it may have been written and its step does not count."""
+def _taken_back(row: LedgerRow) -> LedgerRow:
+    """Return the row to write in place of `row`, which may be written but does not count."""
     match row:
         case RequestRow(answered=None):
-            # It never left. As a failed one it ends with the period, and counts until then.
+            # It was never sent. As a failed request it counts until the end of the period.
             return attrs.evolve(row, answered=row.left, outcome="failed")
         case TaskRow():
             return attrs.evolve(row, ended=True)

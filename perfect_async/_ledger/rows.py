@@ -1,8 +1,8 @@
-"""The rows of a ledger as text, how long each is kept, and what every store of rows can do.
+"""The rows of a ledger as text, how long each is kept, and the interface of a ledger's store.
 
-A row travels as one flat JSON array: the format's number, the kind of row, its fields in order. A
-reader drops what it cannot read: another version of this package may have written it. All times
-are integer microseconds that all members of the ledger share, slots are `_time.SLOT` long.
+A row is one flat JSON array: the number of the format, the kind of row, and its fields in order. A
+reader drops rows that it cannot read, since another version of this package may have written them.
+All times are integer microseconds on a clock that all members share; slots are `_time.SLOT` long.
 """
 
 from __future__ import annotations
@@ -30,36 +30,36 @@ from perfect_async.events import (
 )
 
 FORMAT: Final = 1
-"""Members of another format share nothing with those of this one."""
+"""The number of the rows' format; members with different formats do not share a ledger."""
 MOST: Final = 2**53
-"""The largest number of a row: as microseconds, 285 years."""
+"""The largest number in a row: as microseconds, 285 years."""
 MOST_DURATIONS: Final = 400
 """How many durations of one kind of task are kept (`series`), the newest ones."""
 PERIOD: Final = 300 * SECOND
-"""The period of the limits while no member has said what it is."""
+"""The period of the limits until a member writes its own."""
 AWAY: Final = 100 * SECOND
-"""A member that has not read for so long reads everything again: the end of a task, which is the
-row that is dropped first, may have come and gone meanwhile.
+"""A member that has not read for so long reads everything again, since the end of a task may have
+been written and dropped in between: it is the kind of row that is dropped first.
 """
 
 _DAY: Final = 24 * 3600 * SECOND
 _LATE: Final = 2 * SECOND
-"""How long a request is kept beyond the period: members look at it at different times."""
+"""How long a request is kept after the period, since members read it at different times."""
 _TIMEOUT: Final = 60 * SECOND
-"""After this a request of a dead member has reached the vendor or never will; twice the default."""
+"""After this a dead member's request has reached the vendor or never will; twice the default."""
 _ENDED_KEPT: Final = 120 * SECOND
 _CAP_KEPT: Final = 900 * SECOND
 _MOST_OUTPUTS: Final = 10_000
 _CLOCKS_APART: Final = 60 * SECOND
-"""No two members' clocks differ by more."""
+"""The largest difference between two members' clocks."""
 _MOST_AHEAD: Final = 10 * _DAY
-"""Nothing that is planned or measured lasts longer."""
+"""The longest time that is planned or measured."""
 _MOST_SLOTS: Final = 10 * _DAY // SLOT
-"""The longest reservation of polls that is believed."""
+"""The longest reservation of polls that is accepted."""
 _LONGEST: Final = 4096
 """The longest text of a row, in characters."""
 _DIGITS: Final = 16
-"""Of a digest that names a host or a key."""
+"""The number of hex digits in the name of a host or a key."""
 _PORTS: Final = {"https": "443", "http": "80"}
 SAME_HOST: Final = {"yce-api-01.perfectcorp.com": "yce-api-01.makeupar.com"}
 """The vendor's two names of one host (contract: Base URL and headers)."""
@@ -70,10 +70,10 @@ _STATES: Final = ("sent", "accepted", "refused", "doubt")
 
 
 class LedgerUnavailable(Exception):
-    """The ledger cannot be used: the reason, fit for a log line, and without a secret.
+    """The ledger cannot be used; the text is the reason, fit for a log line and without secrets.
 
-    `ordinary`: nothing is wrong with the ledger (a read-only home, a system without the locks that
-    it needs), so a process that is alone on its key need not be warned.
+    `ordinary`: the reason is no fault, such as a read-only home or a system without file locks, so
+    a process that is alone on its key needs no warning.
     """
 
     def __init__(self, reason: str, *, ordinary: bool = False) -> None:
@@ -81,21 +81,21 @@ class LedgerUnavailable(Exception):
         self.ordinary = ordinary
 
 
-# What a store can do.
+# The interface of a store.
 
 
 @attrs.frozen(eq=False, repr=False)
 class Snapshot(Value):
-    """What was found in a ledger, whose lock is held now.
+    """The news in a ledger whose lock is held now.
 
     `rows` are those that other members wrote since the last publication of this member, oldest
-    first. Intents and done jobs are not among them (`find_intents`), nor what cannot be read.
-    `gone` are the members that left or died since. `now` is the shared time.
+    first, without intents and done jobs (`find_intents`) and without unreadable rows. `gone` are
+    the members that left or died since then. `now` is the shared time.
 
-    `afresh`: this member's first look, or the ledger is not what it was (it was deleted, emptied,
-    put back from a copy; this member was silent for too long, or was taken for dead). Then `rows`
-    are all rows of others, `gone` all members that are known to be gone, and the next publication
-    must hold all rows of this member.
+    `afresh`: this is the member's first read, or the ledger has lost rows (it was deleted, emptied
+    or put back from a copy), or this member was silent for too long or was taken for dead. Then
+    `rows` are all rows of others, `gone` are all members that are known to be gone, and the next
+    publication must have all rows of this member.
     """
 
     rows: tuple[LedgerRow, ...]
@@ -106,9 +106,10 @@ class Snapshot(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class MemberStatus(Value):
-    """A member, for people to read. `age` is how long ago it wrote last, in microseconds.
+    """The state of a member, for people to read.
 
-    `work`: jobs that wait for their creation. `running`: its tasks at the vendor.
+    `age` is how long ago it wrote last, in microseconds. `work`: how many jobs wait for their
+    creation. `running`: how many of its tasks the vendor has.
     """
 
     member: str
@@ -119,10 +120,10 @@ class MemberStatus(Value):
 
 
 class LedgerStore(Protocol):
-    """One member's way into the ledger of a key.
+    """One member's access to the ledger of a key.
 
     A step is `take`, a decision that awaits nothing, and `publish`. Only one member at a time is
-    between the two. Each method is an `async def`, and raises `LedgerUnavailable` where the store
+    between the two. Each method is an `async def`, and raises `LedgerUnavailable` if the store
     cannot be used; then nothing was written and the lock is not held. A later call may succeed.
     """
 
@@ -135,39 +136,39 @@ class LedgerStore(Protocol):
     def renewed_every(self) -> int:
         """How often, in microseconds, an idle member takes a step, so that it counts as living.
 
-        NEVER where the system tells others who lives.
+        NEVER if the operating system shows others that the member lives.
         """
         ...
 
     def take(self, within: float) -> Awaitable[Snapshot | None]:
-        """Lock the ledger and read it; None where the lock cannot be had `within` seconds."""
+        """Lock the ledger and read it; return None if that takes longer than `within` seconds."""
         ...
 
     def publish(self, rows: Sequence[LedgerRow]) -> Awaitable[bool]:
         """Write `rows`, each in place of the one with its `key`, and unlock the ledger.
 
-        Publishing no rows notes that the snapshot was read. False: the lock was lost, so nothing
-        was written and nothing of the step counts; the next snapshot is `afresh` or has the same
-        rows again.
+        Publishing no rows records that the snapshot was read. False means that the lock was lost,
+        so nothing was written and the step does not count; the next snapshot is `afresh` or has the
+        same rows again.
         """
         ...
 
     def release(self) -> Awaitable[None]:
-        """Unlock the ledger, if it is locked, without writing. The same rows are read again."""
+        """Unlock the ledger without writing; the next `take` reads the same rows again."""
         ...
 
     def aclose(self) -> Awaitable[None]:
-        """Leave the ledger: the others read at once that this member is gone. Raises nothing."""
+        """Leave the ledger; the others read at once that this member is gone. Raises nothing."""
         ...
 
     def members(self) -> Awaitable[tuple[MemberStatus, ...]]:
-        """Return all members of the ledger, this one too, without a lock."""
+        """Return all living members of the ledger, this one included, without a lock."""
         ...
 
     def find_intents(
         self, identity: str, digest: str
     ) -> Awaitable[tuple[IntentRow | DoneRow, ...]]:
-        """Return what all members, this one too, wrote of one job; with or without the lock."""
+        """Return all rows of one job, this member's included; with or without the lock."""
         ...
 
     def known_task(self, task_id: str) -> Awaitable[bool]:
@@ -181,12 +182,12 @@ class LedgerStore(Protocol):
 def host_digest(base_url: str) -> str:
     """Return the name of the ledgers of a host: 16 hexadecimal digits.
 
-    `base_url` is normalised, "scheme://host[:port][/path]". The port counts, the path does not. The
-    vendor's two host names are one host.
+    `base_url` is normalised, "scheme://host[:port][/path]". The name covers the port but not the
+    path. The vendor's two host names are one host.
     """
     scheme, _, rest = base_url.partition("://")
     authority = rest.partition("/")[0]
-    # An IPv6 address holds colons too: "[::1]:8000".
+    # An IPv6 address has colons too: "[::1]:8000".
     host, colon, port = authority.rpartition(":")
     if not colon or not port.isdigit():
         host, port = authority, _PORTS.get(scheme, "")
@@ -195,12 +196,12 @@ def host_digest(base_url: str) -> str:
 
 
 def key_digest(api_key: str) -> str:
-    """Return the name of the ledger of a key: 16 hexadecimal digits. The key cannot be found so."""
+    """Return the name of a key's ledger: 16 hexadecimal digits, which do not reveal the key."""
     return hashlib.sha256(b"perfect_async " + api_key.encode()).hexdigest()[:_DIGITS]
 
 
 def key(row: LedgerRow) -> str:
-    """Return what `row` stands for: a row with the same key replaces it."""
+    """Return the key of `row`; a row with the same key replaces it."""
     match row:
         case MemberRow():
             return f"member {row.member}"
@@ -221,18 +222,18 @@ def key(row: LedgerRow) -> str:
 
 
 def job(row: IntentRow | DoneRow) -> str:
-    """Return which job `row` is about: by this text `find_intents` finds it."""
+    """Return the text by which `find_intents` finds the job of `row`."""
     return job_name(row.identity, row.digest)
 
 
 def job_name(identity: str, digest: str) -> str:
     """Return the text that stands for a job in a ledger."""
-    # The length, since nothing forbids a space within the identity.
+    # It begins with the length, since an identity may have a space in it.
     return f"{len(identity)} {identity} {digest}"
 
 
 def task_id(row: LedgerRow) -> str:
-    """Return the task that `row` makes known, "" where it names none."""
+    """Return the task that `row` names; empty if it names none."""
     match row:
         case TaskRow() | IntentRow() | DoneRow():
             return row.task_id
@@ -241,7 +242,7 @@ def task_id(row: LedgerRow) -> str:
 
 
 def series(row: LedgerRow) -> str:
-    """Return of what `row` is one of the newest `MOST_DURATIONS`, "" where all are kept."""
+    """Return the series of `row`, whose newest `MOST_DURATIONS` are kept; empty if all are kept."""
     if isinstance(row, DurationRow):
         return f"{row.kind.outputs} {row.kind.feature}"
     return ""
@@ -251,11 +252,11 @@ def series(row: LedgerRow) -> str:
 
 
 def kept_until(row: LedgerRow, written: int, *, period: int) -> int:
-    """Return after when `row` is dropped; `NEVER`: not by the clock.
+    """Return the time after which `row` is dropped; `NEVER` if it is not dropped by time.
 
-    `written` is when it was published, `period` the longest that a member counts requests for. A
-    member's row is dropped when it is gone, its requests without an answer by `kept_when_gone`, the
-    oldest durations by `series`.
+    `written` is when it was published. `period` is the longest for which a member counts requests.
+    A member's row is dropped when the member is gone, its unanswered requests by `kept_when_gone`,
+    and the oldest durations by `series`.
     """
     match row:
         case RequestRow() if row.answered is not None:
@@ -275,12 +276,15 @@ def kept_until(row: LedgerRow, written: int, *, period: int) -> int:
 
 
 def kept_when_gone(gone: int, *, period: int) -> int:
-    """Return after when a request without an answer is dropped whose member was `gone` then."""
+    """Return the time after which an unanswered request of a member is dropped.
+
+    `gone` is when the member left or died.
+    """
     return gone + _TIMEOUT + period
 
 
 def longest_period(rows: Iterable[LedgerRow], period: int) -> int:
-    """Return the longest of `period` and the periods that the members among `rows` count by."""
+    """Return the longest of `period` and the periods of the members among `rows`."""
     for row in rows:
         if isinstance(row, MemberRow):
             period = max(period, row.limits.period)
@@ -288,19 +292,19 @@ def longest_period(rows: Iterable[LedgerRow], period: int) -> int:
 
 
 def status(row: MemberRow, now: int) -> MemberStatus:
-    """Return what people want to know of the member of `row`."""
+    """Return the state of the member of `row`, for people to read."""
     age = max(0, now - row.stepped_at)
     return MemberStatus(row.member, row.pid, row.work, row.running, age)
 
 
-# Rows that can be true.
+# Checks of rows.
 
 
 def believable(row: LedgerRow, now: int) -> bool:
-    """Return whether `row`, read `now`, can be true.
+    """Return whether `row`, read at `now`, has plausible values.
 
-    It cannot where its member counts time by another clock, or where the file is damaged. Such a
-    row would cost all memory, or hold up every member for ever.
+    It has not if its member uses another clock, or if the file is damaged. Such a row could use up
+    all memory, or block every member for ever.
     """
     soon, ahead = now + _CLOCKS_APART, now + _MOST_AHEAD
     match row:
@@ -341,7 +345,7 @@ def _is_plan(cycle: int, guard: int) -> bool:
 
 
 def shifted(row: LedgerRow, by: int) -> LedgerRow:
-    """Return `row` with all its times later by `by`, a multiple of `SLOT`."""
+    """Return `row` with all its times moved by `by`, a multiple of `SLOT`."""
     match row:
         case MemberRow():
             return attrs.evolve(row, stepped_at=row.stepped_at + by, waited_at=row.waited_at + by)
@@ -363,7 +367,7 @@ def shifted(row: LedgerRow, by: int) -> LedgerRow:
         case DoneRow():
             return attrs.evolve(row, at=row.at + by)
         case _:
-            # Durations and plans are the same at any time.
+            # Durations and plans hold no times.
             return row
 
 
@@ -376,7 +380,7 @@ def encode(row: LedgerRow) -> str:
 
 
 def decode(text: object) -> LedgerRow | None:
-    """Return the row that `encode` wrote; None where `text` is none, or of another format."""
+    """Return the row that `encode` wrote; None if `text` is not a row of this format."""
     try:
         found = cast("object", json.loads(text if isinstance(text, str) else ""))
     except (ValueError, RecursionError):
@@ -439,7 +443,7 @@ def _kind_fields(kind: TaskKind) -> tuple[object, ...]:
 
 
 class _Unreadable(ValueError):
-    """A field of a row is not what it should be."""
+    """A field of a row has a wrong type or value."""
 
 
 class _Fields:
@@ -489,7 +493,7 @@ class _Fields:
         return value
 
     def time(self) -> int:
-        """Take a time; something may have begun before the moment that times count from."""
+        """Return a time; it may be negative, since times count from a chosen moment."""
         return self.number(-MOST)
 
     def kind(self) -> TaskKind:
@@ -604,4 +608,4 @@ _READERS: Final[Mapping[str, tuple[int, Callable[[_Fields], LedgerRow]]]] = {
     "intent": (10, _read_intent),
     "done": (7, _read_done),
 }
-"""How many entries the array of each kind of row has, and what reads it."""
+"""The length of each kind of row's array, and the function that reads it."""

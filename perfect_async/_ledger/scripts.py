@@ -1,4 +1,4 @@
-"""The scripts that run on the Redis server, each as one step that nothing comes between.
+"""The scripts that run on the Redis server; the server runs each without interruption.
 
 Their keys are, in this order, `KEYS`:
 
@@ -6,15 +6,15 @@ Their keys are, in this order, `KEYS`:
     facts     hash      marker (random), version (counts publications), at (time of the last take),
                         pruned
     rows      hash      by a row's key: its writer, its series, its job and its task, each 16
-                        characters and a space, and the row as text
-    versions  sorted    a row's key by the version that it was written with
-    ends      sorted    a row's key by the time when it is dropped; absent: not by the clock
-    index     sorted    "<job or task> <row's key>", all with one score, in order of the alphabet
+                        characters and a space, and then the row as text
+    versions  sorted    a row's key by the version in which it was written
+    ends      sorted    a row's key by the time when it is dropped; absent if not dropped by time
+    index     sorted    "<job or task> <row's key>", all with one score, in alphabetical order
     seen      sorted    a living member by the time of its last call
     takes     hash      by member, the number of its last take
-    gone      sorted    a member that left or died by the version in which that was noted
+    gone      sorted    a member that left or died by the version in which that was recorded
 
-All times are microseconds of the server's clock, all of it in text or whole numbers.
+All times are microseconds of the server's clock. All values are text or whole numbers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Final
 
 KEYS: Final = ("lock", "facts", "rows", "versions", "ends", "index", "seen", "takes", "gone")
 
-# Numbers of microseconds are exact in Lua's doubles, but its own text of them is not.
+# Lua's doubles hold microseconds exactly, but Lua's own conversion to text is not exact.
 _COMMON: Final = """
 local lock, facts, rows, versions, ends, index, seen, takes, gone = unpack(KEYS)
 local clock = redis.call('TIME')
@@ -63,7 +63,7 @@ local function expire(kept)
 end
 """
 
-# Returns {0, now}: somebody else has the lock, or the caller no longer waits; else
+# Returns {0, now} if another member has the lock or the caller no longer waits, otherwise
 # {1, now, afresh, marker, version, gone, fields and bodies in turn}.
 TAKE: Final = (
     _COMMON
@@ -120,9 +120,9 @@ return {1, now, afresh, current, version, left, found}
 """
 )
 
-# After six fixed arguments come rows as four each: how, field, body, end. Returns the version, -1
-# where the lock was lost. How: "=" write, "+" only where there is none, "seen" and "gone" a member
-# (its name in place of the field) that the ledger does not know.
+# Six fixed arguments, then four for each row: how, field, body, end. Returns the version, or -1 if
+# the lock was lost. How: "=" writes the row, "+" writes it only if there is none; "seen" and "gone"
+# record a member (named in place of the field) that the ledger does not know.
 PUBLISH: Final = (
     _COMMON
     + """
@@ -175,7 +175,7 @@ return tonumber(version)
 """
 )
 
-# Unlocks, and with a second and a third argument also leaves.
+# Unlocks the ledger; with a second and a third argument the member also leaves it.
 LEAVE: Final = (
     _COMMON
     + """

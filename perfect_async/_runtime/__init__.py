@@ -1,1 +1,1 @@
-"""One driver per key and host: performs what the scheduler decides."""
+"""One driver per key and host, which performs the commands of the scheduler."""

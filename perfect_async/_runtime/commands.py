@@ -1,11 +1,13 @@
-"""The scheduler's commands: what each sends over the wire, and the event that comes back.
+"""Performs the scheduler's commands: sends the request of each, and returns its answer's event.
 
 Registering, uploading and polling are one request each. Creating a task is billed and has no
-idempotency key. With a journal the intent is on the disk before the request is sent. A creation
-whose answer is lost is in doubt: the unit history names the tasks that it may be, and no picture.
-Any of them may be somebody else's, so none is taken. Only where the user says that nobody else
-creates on the key, and the client has a journal, is the only possible task taken. With a journal
-one creation is under way at a time, of whatever feature, so that there are few candidates.
+idempotency key, so a journal has the intent on the disk before the request is sent.
+
+A creation whose answer is lost is in doubt. The unit history lists the tasks that it may be, but
+not their pictures, and any of them may belong to another user of the account. So none is taken,
+unless the user says that nobody else creates tasks on the account (`sole_user`), the client has a
+journal, and only one task is possible. With a journal only one creation is under way at a time, so
+that there are few candidates.
 """
 
 from __future__ import annotations
@@ -40,15 +42,15 @@ from perfect_async.errors import (
 )
 
 _DISK_TOO_SLOW: Final = 1.0
-"""Seconds after which a creation that waited for the disk is sent in another slot: in its own the
-limit per second would no longer hold.
+"""Seconds; a creation that waited longer for the disk is sent in a later slot, since in its own one
+it could exceed the limit per second.
 """
 _ANSWER_OVERDUE: Final = 4.0
-"""Seconds without an answer after which the history is asked, since the task's lease runs."""
+"""Seconds without an answer before the history is read, since the task's lease runs."""
 _LOOK_PAUSES: Final = (0.0, 2.0, 4.0)
-"""Seconds before each look into the history: a new task may not be listed yet."""
+"""Seconds before each look into the history, since a new task may not be listed yet."""
 _LONGEST_LOOK: Final = 15.0
-"""Seconds for all looks into the history together: other creations wait meanwhile."""
+"""Seconds for all looks into the history together, since other creations wait for them."""
 _MOST_PAGES: Final = 20
 
 Ask = Callable[[Channel, tasks.Request], Awaitable[tasks.Response]]
@@ -67,7 +69,10 @@ async def _answered(channel: Channel, request: tasks.Request, log: RequestLog) -
 
 
 async def register(command: ev.Register, pictures: Sequence[tuple[JobHandle, int]]) -> ev.Answer:
-    """Register `pictures` in the order of the command: jobs of one channel, numbers of inputs."""
+    """Register `pictures` in the order of the command.
+
+    Each is a job and the number of its input; all jobs are of one channel.
+    """
     found = [handle.spec.inputs[number].picture for handle, number in pictures]
     facts = [picture.facts for picture in found if picture is not None]
     channel = pictures[0][0].channel
@@ -98,24 +103,24 @@ async def poll(command: ev.Poll, handle: JobHandle, task_id: str) -> ev.Answer:
     event = tasks.read_status(
         command, response, feature=spec.feature, task_id=task_id, units=spec.units
     )
-    handle.tell("polled")
+    handle.emit("polled")
     if isinstance(event, ev.EngineFailed):
         handle.failed(task_id)
     return event
 
 
 async def rescue(command: ev.Rescue, channel: Channel) -> ev.Answer:
-    """Ask for the state of a task of another process, which should have done so a moment ago."""
+    """Ask for the state of another process's task, whose poll is overdue."""
     feature, task_id = command.feature, command.task_id
     response = await call(channel, tasks.status(feature, task_id))
     return tasks.read_status(command, response, feature=feature, task_id=task_id, units=0.0)
 
 
 def failure_event(command: ev.Request | ev.Upload, error: BaseException) -> ev.Answer:
-    """Return the event that `error`, raised by the transport, is for `command`.
+    """Return the event for `error`, which the transport raised for `command`.
 
-    The error loses its traceback, whose frames hold pictures. An error of another kind comes from
-    a transport that the user made; it must not end other tasks.
+    The error loses its traceback, whose frames hold pictures. An error of an unknown class comes
+    from a transport of the user's and must not end other tasks.
     """
     error = error.with_traceback(None)
     match error:
@@ -128,17 +133,17 @@ def failure_event(command: ev.Request | ev.Upload, error: BaseException) -> ev.A
         case JobRefused():
             return ev.Refused(command, error, 0)
         case _:
-            LOG.error("The transport failed in a way of its own: %s.", type_name(error))
+            LOG.error("The transport raised an unexpected error: %s.", type_name(error))
             return ev.NoAnswer(
                 command, ServiceUnavailable(f"the transport failed: {type_name(error)}.")
             )
 
 
 @attrs.define(eq=False)
-class _Flight:
+class _Creation:
     """One creation of `feature` that was sent at `sent` (UTC microseconds) for job `number`.
 
-    `answered`: an answer came, or none can come any more. `lost`: its outcome is unknown.
+    `answered`: an answer came, or no answer can come. `lost`: the outcome is unknown.
     """
 
     feature: str
@@ -149,8 +154,8 @@ class _Flight:
 
 
 @attrs.frozen
-class _Look:
-    """What the history says about a creation: its task, or why there is none and what it may be."""
+class _HistoryAnswer:
+    """The history's answer about a creation: its task, or the reason for none, and candidates."""
 
     found: str | Unresolved | PerfectError
     candidates: tuple[str, ...] = ()
@@ -169,35 +174,35 @@ class Submitter:
         self._clock = clock
         self._channels = channels
         self.memory = memory
-        # What other processes know of the key, where they share it.
+        # The ledger, if the key is shared with other processes.
         self.shared: SharedKey | None = None
-        # Held by the one creation that is under way or being settled.
+        # Held by the creation that is under way or being settled.
         self._turn = anyio.Lock()
-        self._flights: list[_Flight] = []
+        self._creations: list[_Creation] = []
         _submitters.add(self)
 
     @property
     def is_open(self) -> bool:
-        """Whether it serves a client that was not closed."""
+        """Whether it serves a client that is open."""
         return bool(self._channels)
 
-    def know(self, task_id: str) -> None:
-        """Remember a task that belongs to a job of this process, so it is not the one in doubt."""
+    def remember(self, task_id: str) -> None:
+        """Remember a task of a job of this process, so that it is no candidate for another job."""
         self.memory.tasks.add(task_id)
 
     def knows(self, task_id: str) -> bool:
-        """Return whether a job of this process or of an open journal has or had this task."""
+        """Return whether a job of this process or of an open journal has, or had, this task."""
         writers = [channel.journal.writer for channel in list(self._channels)]
         return task_id in self.memory.tasks or any(writer.knows(task_id) for writer in writers)
 
-    def in_doubt(self, feature: str, since: int, but: _Flight) -> bool:
-        """Return whether another creation of `feature` sent since `since` is in doubt here."""
-        flights = [flight for flight in self._flights if flight is not but]
-        numbers = {flight.number for flight in [*flights, but]}
+    def in_doubt(self, feature: str, since: int, but: _Creation) -> bool:
+        """Return whether a creation of `feature`, other than `but`, is in doubt since `since`."""
+        creations = [creation for creation in self._creations if creation is not but]
+        numbers = {creation.number for creation in [*creations, but]}
         features = {
-            flight.feature
-            for flight in flights
-            if flight.sent >= since and (flight.lost or not flight.answered.is_set())
+            creation.feature
+            for creation in creations
+            if creation.sent >= since and (creation.lost or not creation.answered.is_set())
         }
         journals = [channel.journal for channel in list(self._channels)]
         for journal in journals:
@@ -205,11 +210,11 @@ class Submitter:
         return feature in features or any(journal.writer.in_doubt(since) for journal in journals)
 
     async def _is_repeated(self, task_id: str) -> bool:
-        """Return whether the vendor has given this id before, to anybody we know of."""
+        """Return whether the vendor has given this id to another known job before."""
         known = any(
             other.knows(task_id)
             for other in _open_submitters()
-            # Two vendors of the user's own making may count alike.
+            # Two test vendors behind transports of the user's may use the same ids.
             if other is self or (other.memory.network and self.memory.network)
         )
         return known or await self._is_known_elsewhere(task_id)
@@ -221,14 +226,14 @@ class Submitter:
     async def create(self, command: ev.Submit, handle: JobHandle) -> ev.Answer:
         """Send the creation of `handle` and return its outcome."""
         if not handle.entry.persistent:
-            with self._flight(handle, self._clock.utc()) as flight:
-                event = await self._sent(command, handle, flight)
+            with self._tracked(handle, self._clock.utc()) as creation:
+                event = await self._sent(command, handle, creation)
                 if isinstance(event, ev.NoAnswer):
-                    return await self._settled_event(command, handle, flight, event.error)
+                    return await self._settled_event(command, handle, creation, event.error)
                 return event
         began = self._clock.seconds()
         async with self._turn:
-            with self._flight(handle, self._clock.utc()) as flight:
+            with self._tracked(handle, self._clock.utc()) as creation:
                 try:
                     await handle.entry.creating()
                 except JournalError as exc:
@@ -238,84 +243,86 @@ class Submitter:
                     handle.entry.written_ahead = True
                     late = ServiceUnavailable("The journal's disk was slow.", never_sent=True)
                     return ev.NotSent(command, late)
-                return await self._certain(command, handle, flight)
+                return await self._send_and_settle(command, handle, creation)
 
     async def settle(self, handle: JobHandle, sent: int) -> str | PerfectError:
         """Return the task of `handle`, or the error that says why it is unknown.
 
         Its creation was sent at `sent` (UTC microseconds), by this process or the former one.
         """
-        with self._flight(handle, sent) as flight:
-            flight.lost = True
-            flight.answered.set()
+        with self._tracked(handle, sent) as creation:
+            creation.lost = True
+            creation.answered.set()
             async with self._turn:
-                found = await self._settled(handle, flight, None)
-            flight.lost = isinstance(found, PerfectError)
+                found = await self._settled(handle, creation, None)
+            creation.lost = isinstance(found, PerfectError)
             return found
 
     @contextmanager
-    def _flight(self, handle: JobHandle, sent: int) -> Generator[_Flight]:
-        """Track the creation of `handle`, beyond the block while it is in doubt."""
-        flight = _Flight(handle.spec.feature, sent, handle.entry.number)
-        self._flights.append(flight)
+    def _tracked(self, handle: JobHandle, sent: int) -> Generator[_Creation]:
+        """Track the creation of `handle`; one that is in doubt stays tracked after the block."""
+        creation = _Creation(handle.spec.feature, sent, handle.entry.number)
+        self._creations.append(creation)
         try:
-            yield flight
+            yield creation
         finally:
-            flight.answered.set()
+            creation.answered.set()
             near = self._clock.utc() - NEAR
-            self._flights = [
+            self._creations = [
                 other
-                for other in self._flights
+                for other in self._creations
                 if (other.lost and other.sent >= near) or not other.answered.is_set()
             ]
 
-    async def _certain(self, command: ev.Submit, handle: JobHandle, flight: _Flight) -> ev.Answer:
-        """Send the creation, and settle it where no answer comes.
+    async def _send_and_settle(
+        self, command: ev.Submit, handle: JobHandle, creation: _Creation
+    ) -> ev.Answer:
+        """Send the creation, and settle it if no answer comes.
 
-        For the only user of the key the history is asked as soon as the answer is overdue.
+        With `sole_user` the history is read as soon as the answer is overdue.
         """
         answers: list[ev.Answer] = []
 
         async def answer() -> None:
-            answers.append(await self._sent(command, handle, flight))
+            answers.append(await self._sent(command, handle, creation))
             group.cancel_scope.cancel()
 
-        async def look() -> None:
+        async def search() -> None:
             pauses = (_ANSWER_OVERDUE, *_LOOK_PAUSES[1:])
-            found = (await self._look_again(handle, flight, pauses)).found
+            found = (await self._search_history(handle, creation, pauses)).found
             if isinstance(found, str) and not answers:
-                answers.append(self._found(command, found, flight))
+                answers.append(self._found(command, found, creation))
                 group.cancel_scope.cancel()
 
         async with anyio.create_task_group() as group:
             group.start_soon(answer)
             if handle.channel.sole_user:
-                group.start_soon(look)
+                group.start_soon(search)
         silent = ServiceUnavailable("the transport cancelled the request.")
         event = answers[0] if answers else ev.NoAnswer(command, silent)
         if isinstance(event, ev.NoAnswer):
-            return await self._settled_event(command, handle, flight, event.error)
+            return await self._settled_event(command, handle, creation, event.error)
         return event
 
     async def _settled_event(
-        self, command: ev.Submit, handle: JobHandle, flight: _Flight, error: PerfectError
+        self, command: ev.Submit, handle: JobHandle, creation: _Creation, error: PerfectError
     ) -> ev.Accepted | ev.NoAnswer:
-        found = await self._settled(handle, flight, error)
+        found = await self._settled(handle, creation, error)
         if isinstance(found, str):
-            return self._found(command, found, flight)
-        flight.lost = True
+            return self._found(command, found, creation)
+        creation.lost = True
         return ev.NoAnswer(command, found)
 
-    async def _sent(self, command: ev.Submit, handle: JobHandle, flight: _Flight) -> ev.Answer:
+    async def _sent(self, command: ev.Submit, handle: JobHandle, creation: _Creation) -> ev.Answer:
         sources = [source for source in handle.sources if source is not None]
         if len(sources) != len(handle.sources) or handle.spec.job is None:
             raise AssertionError(handle)
         channel, call = handle.channel, tasks.creation(handle.spec.job, sources)
         if not handle.awaited:
-            # Its caller went away while it waited for the disk or for another creation.
-            return ev.NotSent(command, ClientClosed("Nobody waits for this job."))
+            # Its caller has gone while it waited for the disk or for another creation.
+            return ev.NotSent(command, ClientClosed("The caller no longer waits for this job."))
         handle.creating(self._clock.seconds())
-        flight.lost = True
+        creation.lost = True
         event: ev.Answer
         try:
             with logged_request(call.method, call.path) as log:
@@ -324,64 +331,64 @@ class Submitter:
             if isinstance(event, ev.Accepted) and await self._is_repeated(event.task_id):
                 why = f"the answer names {quoted(event.task_id)}, which is another job's task."
                 event = ev.NoAnswer(command, BadAnswer(why))
-        except Exception as exc:  # noqa: BLE001 - a transport is the user's
+        except Exception as exc:  # noqa: BLE001 - a transport of the user's may raise anything
             event = failure_event(command, exc)
         finally:
-            flight.answered.set()
-        flight.lost = isinstance(event, ev.NoAnswer)
+            creation.answered.set()
+        creation.lost = isinstance(event, ev.NoAnswer)
         if isinstance(event, ev.Accepted):
-            # At once, so that no concurrent look into the history takes it for another's.
-            self.know(event.task_id)
+            # Remembered at once, so that no concurrent look into the history takes the task.
+            self.remember(event.task_id)
         return event
 
-    def _found(self, command: ev.Submit, task_id: str, flight: _Flight) -> ev.Accepted:
-        flight.lost = False
-        self.know(task_id)
+    def _found(self, command: ev.Submit, task_id: str, creation: _Creation) -> ev.Accepted:
+        creation.lost = False
+        self.remember(task_id)
         return ev.Accepted(command, task_id)
 
     # Doubt.
 
     async def _settled(
-        self, handle: JobHandle, flight: _Flight, error: PerfectError | None
+        self, handle: JobHandle, creation: _Creation, error: PerfectError | None
     ) -> str | SubmissionInDoubt:
         """Return the task of a creation whose answer is lost, or the doubt with its candidates."""
-        look = _Look(ServiceUnavailable(f"no answer came within {_LONGEST_LOOK:g} s."))
+        answer = _HistoryAnswer(ServiceUnavailable(f"no answer came within {_LONGEST_LOOK:g} s."))
         with anyio.move_on_after(_LONGEST_LOOK):
-            look = await self._look_again(handle, flight, _LOOK_PAUSES)
-        match look.found:
+            answer = await self._search_history(handle, creation, _LOOK_PAUSES)
+        match answer.found:
             case str() as task_id:
                 return task_id
             case Unresolved.NOTHING:
-                history = "the unit history shows no charge, which proves nothing."
+                history = "shows no charge for it so far, but may show one later."
             case Unresolved.AMBIGUOUS:
-                history = "the unit history does not tell which task it is, if any."
+                history = "does not show which task it is, if any."
             case failure:
-                history = f"the unit history could not be read: {failure.message}"
-        why = "The process ended while it was under way." if error is None else error.message
+                history = f"could not be read: {failure.message}"
+        why = "The process ended before an answer came." if error is None else error.message
         return SubmissionInDoubt(
-            f"The task's creation went out and no usable answer came back: {why} For this creation "
+            f"The task's creation was sent and no usable answer came back: {why} The unit history "
             f"{history}",
             request_id=getattr(error, "request_id", None),
             units_at_stake=handle.spec.units,
-            candidates=look.candidates,
+            candidates=answer.candidates,
         )
 
-    async def _look_again(
-        self, handle: JobHandle, flight: _Flight, pauses: Iterable[float]
-    ) -> _Look:
-        """Look after each of `pauses` until something is found: it may be executed late."""
-        look = _Look(Unresolved.NOTHING)
+    async def _search_history(
+        self, handle: JobHandle, creation: _Creation, pauses: Iterable[float]
+    ) -> _HistoryAnswer:
+        """Look after each of `pauses` until the task is found; the vendor may create it late."""
+        answer = _HistoryAnswer(Unresolved.NOTHING)
         for pause in pauses:
             await anyio.sleep(pause)
-            look = await self._look(handle, flight)
-            if look.found is not Unresolved.NOTHING:
+            answer = await self._read_history(handle, creation)
+            if answer.found is not Unresolved.NOTHING:
                 break
-        return look
+        return answer
 
-    async def _look(self, handle: JobHandle, flight: _Flight) -> _Look:
-        """Return what the history says about the creation of `handle`, tracked by `flight`."""
-        feature, near = handle.spec.feature, flight.sent - NEAR
-        search, complete, token = HistorySearch(feature, tasks.FEATURES, flight.sent), False, None
+    async def _read_history(self, handle: JobHandle, creation: _Creation) -> _HistoryAnswer:
+        """Read the unit history, and return its answer about the creation of `handle`."""
+        feature, near = handle.spec.feature, creation.sent - NEAR
+        search, complete, token = HistorySearch(feature, tasks.FEATURES, creation.sent), False, None
         try:
             for _ in range(_MOST_PAGES):
                 response = await self._ask(handle.channel, history.history(token))
@@ -391,36 +398,36 @@ class Submitter:
                     break
                 token = following
         except PerfectError as exc:
-            return _Look(exc)
+            return _HistoryAnswer(exc)
         submitters = _open_submitters()
 
         def known(task_id: str) -> bool:
             return any(submitter.knows(task_id) for submitter in submitters)
 
         if search.candidates(known):
-            # Their tasks may be listed before their answers come.
-            for other in [other for other in self._flights if other is not flight]:
+            # The tasks of other creations may be listed before their answers come.
+            for other in [other for other in self._creations if other is not creation]:
                 await other.answered.wait()
         for task_id in search.candidates(known):
             if await self._is_known_elsewhere(task_id):
-                self.know(task_id)
+                self.remember(task_id)
         candidates = search.candidates(known)
         verdict = search.verdict(
             known,
             now=self._clock.utc(),
-            others_in_doubt=any(each.in_doubt(feature, near, flight) for each in submitters)
+            others_in_doubt=any(each.in_doubt(feature, near, creation) for each in submitters)
             or (self.shared is not None and self.shared.others_in_doubt(feature)),
         )
         alone = handle.channel.sole_user and handle.entry.persistent and complete
         if isinstance(verdict, str) and not alone:
             verdict = Unresolved.AMBIGUOUS
-        return _Look(verdict, candidates)
+        return _HistoryAnswer(verdict, candidates)
 
 
 _submitters: WeakSet[Submitter] = WeakSet()
-"""Those of all drivers of this process, in whatever event loop."""
+"""The submitters of all drivers of this process, in all event loops."""
 
 
 def _open_submitters() -> list[Submitter]:
-    """Return those that serve the open clients of this process."""
+    """Return the submitters of the open clients of this process."""
     return [submitter for submitter in list(_submitters) if submitter.is_open]

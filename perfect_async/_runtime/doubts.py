@@ -1,14 +1,14 @@
-"""The memory of this process: tasks that it knows, and creations that are in doubt.
+"""The tasks that this process knows, and its creations that are in doubt.
 
-A creation is in doubt when its answer never came: the task may exist and be charged. Until the
-process ends, an equal job gets the same doubt instead of a second task, whichever client it is
-given to, unless the caller consents. A later process is consent, since its user has seen the first
-one end. Tasks are remembered so that none is taken for the lost one of another job, and so that an
-id which the vendor gives twice is noticed.
+A creation is in doubt if its answer never came, since the task may exist and be charged. Until the
+process ends, an equal job on any client gets the same doubt instead of a second task, unless the
+caller consents. Running the job in a later process counts as consent, since its user has seen the
+first one end. Known tasks are remembered so that none is taken for the lost task of another job,
+and so that an id which the vendor gives twice is noticed.
 
-Clients on the network share one memory for each host. Behind a transport that the user made may be
-another vendor, so there only the clients of one event loop share their doubts, and only those that
-are open together their tasks.
+Clients on the network share one memory for each host. A transport of the user's may lead to another
+vendor, so its clients share their doubts only within one event loop, and their tasks only while
+they are open together.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _HOSTS: Final = {f"https://{name}": f"https://{other}" for name, other in SAME_H
 
 
 class KnownTasks:
-    """The tasks of this process's jobs, the last 10,000. May be used from several threads."""
+    """The last 10,000 tasks of this process's jobs; may be used from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -52,15 +52,15 @@ class KnownTasks:
 
 
 class Doubts:
-    """The creations in doubt of one key. May be used from several threads."""
+    """The creations in doubt of one key; may be used from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        # By identity; the URL tells jobs apart whose identities leave its signature out.
+        # By identity. The URL tells apart two jobs whose identity leaves out its signature.
         self._errors: dict[str, list[tuple[str | None, SubmissionInDoubt]]] = {}
 
     def find(self, spec: JobSpec) -> SubmissionInDoubt | None:
-        """Return the doubt of a job that equals `spec`, to be raised anew."""
+        """Return a copy of the doubt of a job that equals `spec`; None if there is none."""
         with self._lock:
             for url, error in self._errors.get(spec.identity, ()):
                 if _may_equal(url, _url(spec)):
@@ -71,13 +71,13 @@ class Doubts:
         """Remember that the creation of `spec` is in doubt."""
         self.discard(spec)
         error = copy_error(error)
-        # What it holds on to may hold a picture.
+        # Its cause may hold a picture in memory.
         error.__cause__ = error.__context__ = None
         with self._lock:
             self._errors.setdefault(spec.identity, []).append((_url(spec), error))
 
     def discard(self, spec: JobSpec) -> None:
-        """Forget the doubt of `spec`: its task was found, or the caller consents to another."""
+        """Forget the doubt of `spec`, whose task was found or whose caller consents to another."""
         with self._lock:
             left = [
                 (url, error)
@@ -89,7 +89,7 @@ class Doubts:
 
 
 def _url(spec: JobSpec) -> str | None:
-    """Return what tells equal identities apart; None where they are equal, or it is not kept."""
+    """Return the URLs that tell jobs of one identity apart; None if equal identities are enough."""
     urls = [source for source in spec.sources if isinstance(source, str)]
     return None if spec.sure or not urls else " ".join(urls)
 
@@ -100,9 +100,9 @@ def _may_equal(one: str | None, other: str | None) -> bool:
 
 @attrs.frozen
 class ProcessMemory:
-    """What the process remembers for the clients on one key and host.
+    """The memory of the clients on one key and host.
 
-    `network`: whether they reach it by a transport of this package.
+    `network`: whether they reach the host by a transport of this package.
     """
 
     tasks: KnownTasks = attrs.field(factory=KnownTasks)
@@ -111,7 +111,7 @@ class ProcessMemory:
 
 
 _network_tasks: Final[dict[str, KnownTasks]] = {}
-"""By host: a vendor gives an id once, whichever key asks."""
+"""By host, since a vendor gives each id once for all keys."""
 _network_doubts: Final[dict[tuple[str, str], Doubts]] = {}
 _loop_doubts: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], Doubts]] = (
     WeakKeyDictionary()
@@ -120,7 +120,7 @@ _opening: Final = threading.Lock()
 
 
 def memory_for(identity: tuple[str, str], transport: HttpTransport | None) -> ProcessMemory:
-    """Return the memory for a key (hashed) on a host, reached by `transport` in this loop."""
+    """Return the memory for a key (hashed) on a host, for clients with `transport` in this loop."""
     key, host = identity
     host = _HOSTS.get(host, host)
     account = key, host

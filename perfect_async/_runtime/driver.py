@@ -1,8 +1,8 @@
-"""The driver of one key: performs the scheduler's commands and reports how they ended.
+"""The driver of one key: performs the scheduler's commands and reports their outcomes to it.
 
-One driver serves one key on one host in one event loop, however many clients are open on them,
-since the request window belongs to the key. It runs in a host task of its own: a caller that is
-cancelled, slow or gone does not stop the polls of its task. The scheduler makes all decisions.
+All clients of one key and host in one event loop share one driver, since the request window belongs
+to the key. The driver runs in a host task of its own, so a caller that is cancelled, slow or gone
+does not stop the polls of its task. The scheduler makes all decisions.
 """
 
 from __future__ import annotations
@@ -63,20 +63,20 @@ _INTERRUPTS: Final = KeyboardInterrupt, SystemExit
 _WARNED_FOR: Final = 300.0
 """Seconds for which a warning about the key is not repeated."""
 _LONG_WAIT: Final = 3.0
-"""Seconds of waiting for the window that are worth a line."""
+"""Seconds; a longer wait for the window is logged."""
 _LOOK_EVERY: Final = SECOND // 2
-"""How often the ledger is read for the sake of tasks that other processes run."""
+"""How often the ledger is read for news of tasks that other processes run."""
 _EARLY_FOR: Final = 600 * SECOND
-"""A notification may overtake the answer to its task's creation; later than this, that answer is in
-doubt and nobody waits for the task.
+"""How long a notification is remembered that comes before the answer to its task's creation. Later
+than this, the creation is in doubt and no job waits for the task.
 """
 _NEWS_WITHIN: Final = 60 * SECOND
-"""Within this another process has the answer to a creation, and has published its task."""
+"""How long another process may take to get the answer to a creation and to write its task."""
 
 
 @attrs.define(eq=False)
 class _Query:
-    """One question for the vendor that is no part of a job, and its answer or error."""
+    """One request that does not belong to a job, and its answer or error."""
 
     channel: Channel
     call: tasks.Request
@@ -88,8 +88,8 @@ class _Query:
 class Driver:
     """Performs the commands of one scheduler while at least one client is open.
 
-    `identity` is the key (hashed) and the host. `failure` is the error that ended the driver, if
-    one did. Jobs enter through `registry`.
+    `identity` is the key (hashed) and the host. `failure` is the error that ended the driver, or
+    None. Jobs enter through `registry`.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Driver:
         self._reached = False
         self._last_failure: PerfectError | None = None
         self.observers: list[ev.Observer] = []
-        # Jobs that were refused before they reached the scheduler.
+        # How many jobs were refused before they reached the scheduler.
         self.refused_here = 0
         self.share = share
         self._past = past
@@ -143,7 +143,7 @@ class Driver:
         self._early = TtlSet(_EARLY_FOR)
         self._looks_until = 0
         self._queries: dict[int, _Query] = {}
-        self._recorder: Callable[[], RequestRecorder | None] = _nobody
+        self._recorder: Callable[[], RequestRecorder | None] = _no_recorder
         self._wakeup = anyio.Event()
         self._scope = anyio.CancelScope()
         self._host: asyncio.Task[None] | None = None
@@ -153,15 +153,15 @@ class Driver:
         return f"<Driver {len(self.registry)} jobs {self.scheduler!r}>"
 
     def _now(self) -> int:
-        """Microseconds since the driver was made: the scheduler's time."""
+        """Return the scheduler's time: microseconds since the driver was made."""
         return self.at(self._loop.time())
 
     def at(self, seconds: float) -> int:
-        """Return a time of the loop, in seconds, as the driver's microseconds."""
+        """Convert a time of the loop, in seconds, to the driver's microseconds."""
         return round((seconds - self._began) * SECOND)
 
     def record(self) -> RequestRecorder:
-        """Return the recorder of all requests from now on, for as long as anybody holds it."""
+        """Return a recorder of all requests from now on, until its last user drops it."""
         recorder = self._recorder()
         if recorder is None:
             recorder = RequestRecorder(self.scheduler.occupied)
@@ -169,9 +169,10 @@ class Driver:
         return recorder
 
     def statistics(self, channel: Channel | None = None) -> Statistics:
-        """Return the scheduler's statistics with what this loop and the transport have seen.
+        """Return the scheduler's statistics with those of this loop and of the transport.
 
-        The jobs that were refused before either count as failed. `channel` is the client's.
+        Jobs that were refused before they reached the scheduler count as failed. `channel` is the
+        client's.
         """
         found = self.scheduler.statistics()
         found = attrs.evolve(
@@ -199,7 +200,7 @@ class Driver:
 
     @property
     def alive(self) -> bool:
-        """Whether commands are performed; False once the last client has left."""
+        """Whether commands are performed; False after the last client has left."""
         return bool(self._channels) and not self._over.is_set() and not self._loop.is_closed()
 
     @property
@@ -210,7 +211,7 @@ class Driver:
 
     @property
     def ending(self) -> bool:
-        """Whether the host task is being stopped: from outside, by a failure or with its loop."""
+        """Whether the host task is being stopped: by a caller, by a failure or with its loop."""
         group = self._group
         if group is None or not self._loop.is_running():
             return True
@@ -223,12 +224,12 @@ class Driver:
                     return
                 async with anyio.create_task_group() as self._group:
                     self._started.set()
-                    with self._noting_failure():
+                    with self._recording_failure():
                         await self._perform_commands()
         except BaseException as exc:
-            self.failure = self.failure or _only(exc)
+            self.failure = self.failure or _single_error(exc)
             if not isinstance(exc, asyncio.CancelledError):
-                # No traceback: it may hold secrets. The waiters get the error as their cause.
+                # Without a traceback, which may hold secrets. The waiters' errors have it as cause.
                 LOG.error(
                     "The driver failed: %s. Its tasks are no longer kept alive.", type_name(exc)
                 )
@@ -244,8 +245,8 @@ class Driver:
                 observer.leave()
 
     @contextmanager
-    def _noting_failure(self) -> Generator[None]:
-        """Note a failure at once: the tasks that it cancels name it before the group ends."""
+    def _recording_failure(self) -> Generator[None]:
+        """Record a failure at once, so that the tasks which it cancels can name it."""
         try:
             yield
         except Exception as exc:
@@ -253,7 +254,7 @@ class Driver:
             raise
 
     async def _open_shared(self) -> bool:
-        """Share the key, where that was asked for; False where it was asked for in vain."""
+        """Share the key, if `share` is set; return False if a ledger that was named is refused."""
         offset: int | None = None
         if self._shared is not None:
             try:
@@ -264,7 +265,7 @@ class Driver:
         if offset is not None:
             self._began = -offset / SECOND
         elif self._past:
-            # Where the key is shared the ledger has them.
+            # Only for a key that is not shared; otherwise the ledger has these requests.
             self.scheduler.remember(self._past)
         return True
 
@@ -279,14 +280,15 @@ class Driver:
         self.registry.give_way(ref)
 
     async def bought(self, spec: JobSpec) -> Bought | None:
-        """Return how far another process has come with buying `spec`; None where none has."""
+        """Return the purchase of `spec` by another process; None if there is none."""
         return None if self._shared is None else await self._shared.bought(submission(spec))
 
     def _is_kept(self, task_id: str) -> bool:
-        """Whether a task is polled: for another job, or by another process that lives.
+        """Return whether a task is polled for another job, or by another living process.
 
-        The answer is that of the last look into the ledger, and this asks for another look if that
-        was a while ago: many jobs may be waiting, and a look takes the lock from all members.
+        The answer is that of the last step in the ledger. If that was a while ago, this call
+        requests another step for the next call. Many jobs may be waiting, and each step takes the
+        lock from all members.
         """
         if self._now() >= self._looked_at + _LOOK_EVERY:
             self._wake_up()
@@ -294,7 +296,7 @@ class Driver:
         return ours or self.scheduler.is_kept_elsewhere(task_id)
 
     def _give_up(self) -> None:
-        """End all jobs and queries that are left, so that nobody waits in vain."""
+        """End all unended jobs and queries, so that no caller waits for ever."""
         self.registry.give_up(self.failure)
         queries = list(self._queries.values())
         self._queries.clear()
@@ -302,7 +304,7 @@ class Driver:
             query.error = closed(self.failure)
             query.done.set()
 
-    # What clients call.
+    # Called by clients.
 
     async def join(
         self,
@@ -317,7 +319,7 @@ class Driver:
         self._channels.add(channel)
         self.registry.alone = any(each.journal.writer.persistent for each in self._channels)
         if self._host is None:
-            # `leave` is its closing brace.
+            # `leave` ends it.
             self._host = host(self._loop, self._run(), "perfect_async driver")
             self._host.add_done_callback(self._ended)
         try:
@@ -334,7 +336,7 @@ class Driver:
         return channel
 
     def _ended(self, _: object) -> None:
-        # Also where the host task was cancelled before it began.
+        # Called also if the host task was cancelled before its first step.
         self._over.set()
         self._started.set()
 
@@ -344,7 +346,7 @@ class Driver:
             if self.alive:
                 self.registry.drop(channel)
                 self.receive(ev.ChannelAborted(channel.number))
-                # The driver settles those jobs at its next turn, or gives them up where it ends.
+                # The driver settles those jobs at its next turn, or gives them up if it ends.
                 await self.drain(channel)
         finally:
             self._channels.discard(channel)
@@ -358,7 +360,7 @@ class Driver:
                 await channel.transport.aclose()
 
     def start(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
-        """Run `work` in the background, in the context of the caller; its errors are logged."""
+        """Run `work` in the background, in the context of the caller, and log its errors."""
         self.check()
         self._tasks.start_soon(self._run_background, work)
 
@@ -366,45 +368,48 @@ class Driver:
         try:
             await work()
         except (asyncio.CancelledError, GeneratorExit):
-            # Code of the user's that cancels itself does not end the driver.
+            # Code of the user's that cancels itself must not end the driver.
             if self.ending:
                 raise
         except _INTERRUPTS:
             # asyncio ends the whole loop for these.
             raise
-        except BaseException as exc:  # noqa: BLE001 - an error of the user's ends nothing either
+        except BaseException as exc:  # noqa: BLE001 - an error of the user's must not end it either
             LOG.error("Background work of the driver failed: %s.", type_name(exc))
 
     def open_limit(self, units: float) -> int:
-        """Return the number of a new spending limit: its jobs are charged `units` at most."""
+        """Open a spending limit of `units` for all its jobs together, and return its number."""
         number = next(self._numbers)
         self.receive(ev.SpendingLimitOpened(number, units))
         return number
 
     def close_limit(self, number: int) -> None:
-        """Forget a spending limit that no new job counts against."""
+        """Close a spending limit that no new job counts against."""
         if self.alive:
             self.receive(ev.SpendingLimitClosed(number))
 
     def stop_creating(self, channel: Channel) -> None:
-        """Create no more tasks for `channel`; its running tasks are kept alive."""
+        """Stop creating tasks for `channel`; its running tasks are kept alive."""
         if self.alive:
             self.receive(ev.ChannelClosed(channel.number))
 
     def check(self, channel: Channel | None = None) -> None:
-        """Raise `ClientClosed` where commands (of `channel`) are no longer performed."""
+        """Raise `ClientClosed` if commands (of `channel`) are no longer performed."""
         left = channel is not None and channel not in self._channels
         if left or self.failure is not None or not self.alive:
             raise closed(self.failure)
 
     def notify(self, task_id: str) -> None:
-        """Poll a task soon that the vendor says has ended, or once its creation is answered."""
+        """Poll a task at once, since the vendor says that it has ended.
+
+        An unknown task is polled once the answer to its creation comes.
+        """
         handle = self.registry.of_task(task_id)
         foreign = None if handle is not None else self.scheduler.foreign_task(task_id)
         if handle is not None:
             self.receive(ev.Notified(handle.ref))
         elif foreign is not None:
-            # Another process polls it: the ledger tells that one.
+            # Another process polls it, and learns of the notification from the ledger.
             self.receive(ev.Notified(foreign))
         else:
             self._early.add(task_id, self._now())
@@ -412,21 +417,21 @@ class Driver:
             self._wake_up()
 
     def withdraw(self, handle: JobHandle) -> None:
-        """Stop waiting for `handle`: an unsent job is not created, a task is kept to its end."""
+        """Stop waiting for `handle`; an unsent job is cancelled, and a task is kept to its end."""
         if handle.ending is None and self.alive:
             self.registry.withdraw(handle)
 
     async def ask(
         self, channel: Channel, call: tasks.Request, *, urgent: bool = False, lasting: bool = False
     ) -> tasks.Response:
-        """Send a query when the window has room, and return its answer.
+        """Send a query when the window has room, and return its answer. Raises its error.
 
-        `urgent`: before everything but reserved polls. `lasting`: also while the client closes.
-        Raises the error that came instead of an answer.
+        `urgent`: it leaves before all requests except reserved polls. `lasting`: it is sent even
+        while the client closes.
         """
         self.check()
         number, query = next(self._refs), _Query(channel, call)
-        # A request that changes something at the vendor is not repeated: it may have been executed.
+        # A request that changes something at the vendor is not repeated, since it may have worked.
         repeats = call.method == "GET"
         asked = ev.QueryAdded(
             number, channel.number, repeats=repeats, urgent=urgent, lasting=lasting
@@ -436,7 +441,7 @@ class Driver:
         try:
             await query.done.wait()
         except BaseException:
-            # Nobody waits for the answer: an unsent query is not sent.
+            # The caller has gone, so an unsent query is not sent.
             if self._queries.pop(number, None) is not None and self.alive:
                 self.receive(ev.JobCancelled(number))
             raise
@@ -451,10 +456,10 @@ class Driver:
             await handles[0].done.wait()
 
     async def wait_unless_over(self, wait: Callable[[], Awaitable[object]]) -> None:
-        """Await `wait` for background work, but not for work that the driver's end overtook.
+        """Await `wait`, which waits for background work, until the driver ends.
 
-        A task that is cancelled before its first step runs none of its `finally` clauses, so
-        nothing says that such work has ended.
+        A background task that the driver's end cancels before its first step runs no `finally`
+        clause, so it never reports its end.
         """
         async with anyio.create_task_group() as group:
             group.start_soon(self._cancel_when_over, group.cancel_scope)
@@ -468,9 +473,9 @@ class Driver:
     # The loop.
 
     def receive(self, event: ev.Event, request: RequestLog | None = None) -> None:
-        """Give `event` to the scheduler, and wake the driver to perform what follows from it.
+        """Give `event` to the scheduler, and wake the driver to perform the next commands.
 
-        `request` is what was logged of the request that it answers.
+        `request` is the log of the request that the event answers.
         """
         now = self._now()
         self.scheduler.receive(event, now)
@@ -488,7 +493,7 @@ class Driver:
         for observer in self.observers:
             try:
                 observer.observe(observed, self.statistics)
-            except Exception as exc:  # noqa: BLE001 - whoever watches ends nothing
+            except Exception as exc:  # noqa: BLE001 - an observer must not end the driver
                 LOG.error("An observer failed: %s.", type_name(exc), exc_info=exc)
 
     def _wake_up(self) -> None:
@@ -510,7 +515,7 @@ class Driver:
             await self._sleep_until(self._wakes_at(now))
 
     def _is_shared(self, command: ev.Command | None, now: int) -> bool:
-        """Whether the ledger is needed now: for `command`, for news of ours, or for a look."""
+        """Return whether a step in the ledger is needed: for `command`, own news, or a look."""
         shared = self._shared
         if shared is None or shared.alone or isinstance(command, ev.Settle | ev.Upload):
             return False
@@ -519,33 +524,36 @@ class Driver:
         return shared.next_step(now, busy=self._is_curious(now)) <= now
 
     def _is_curious(self, now: int) -> bool:
-        """Whether news of other processes matters: to our tasks, or to a notification of theirs."""
+        """Return whether rows of other processes matter: to own tasks, or to a notification."""
         return self.scheduler.busy() or (now < self._looks_until and len(self._early) > 0)
 
     async def _step(self, command: ev.Command | None) -> bool:
-        """Take one step in the ledger; False where `command` has to leave without."""
+        """Take one step in the ledger; return False if `command` must leave without one."""
         shared, hurry = self._shared, False
         if shared is None:
             raise AssertionError(self)
         if command is not None:
-            hurry = self.scheduler.may_leave_unlocked(command, self._now())
+            hurry = self._may_leave_unlocked(command, self._now(), shared)
         self._unread = False
         commands = await shared.step(self._now, hurry=hurry)
         if commands is None:
             self._unread = True
             now = self._now()
             command = self.scheduler.due(now)
-            return command is None or not self.scheduler.may_leave_unlocked(command, now)
+            return command is None or not self._may_leave_unlocked(command, now, shared)
         self._looked_at = self._now()
         for each in commands:
             self._do_command(each)
-        self._say_waiting()
+        self._warn_of_full_window()
         if len(self._early):
             self._announce_early()
         return True
 
+    def _may_leave_unlocked(self, command: ev.Command, now: int, shared: SharedKey) -> bool:
+        return self.scheduler.may_leave_unlocked(command, now, tried=shared.tried_for(now))
+
     def _announce_early(self) -> None:
-        """Tell other processes of notifications that came here before their tasks were known."""
+        """Announce notifications that came before their tasks, of other processes, were known."""
         for task_id in self._early:
             if (ref := self.scheduler.foreign_task(task_id)) is not None:
                 self._early.remove(task_id, self._now())
@@ -581,7 +589,7 @@ class Driver:
             self.watchdog.woke(self._now() - wake)
 
     def _perform(self, command: ev.Command) -> None:
-        # The handle is looked up now: a hedged answer may end the job before the command is sent.
+        # The handle is looked up now, since a hedged answer may end the job before the request.
         match command:
             case ev.Settle():
                 self._settle(command)
@@ -615,7 +623,7 @@ class Driver:
             query.error = command.ending
             query.done.set()
         else:
-            # A job, or a query that nobody waits for any longer.
+            # It is a job, or a query whose caller has gone.
             self.registry.settle(command)
 
     # One command each.
@@ -629,15 +637,15 @@ class Driver:
         except (asyncio.CancelledError, GeneratorExit):
             if self.ending:
                 raise
-            # Something inside the transport was cancelled: the answer is lost.
+            # The transport cancelled itself, so the answer is lost.
             event = ev.NoAnswer(command, ServiceUnavailable("the transport cancelled the request."))
         except BaseException as exc:
-            # The transport is the user's, and so is the picture of an upload. asyncio ends the
-            # whole loop for an interrupt, but reading a picture is never what was interrupted.
+            # The error comes from a transport or a picture of the user's. asyncio ends the whole
+            # loop for an interrupt, except for one that reading a picture raises.
             if isinstance(exc, _INTERRUPTS) and not isinstance(command, ev.Upload):
                 raise
             event = failure_event(command, exc)
-        self._note_failure(command, event)
+        self._record_failure(command, event)
         if isinstance(command, ev.Submit) and self._shared is not None:
             self._shared.submitted(command, event)
         if isinstance(command, ev.Submit) and not isinstance(event, ev.Accepted | ev.NoAnswer):
@@ -645,24 +653,24 @@ class Driver:
             if handle is not None:
                 handle.refused()
                 handle.entry.not_created()
-        with self._noting_failure():
+        with self._recording_failure():
             self.receive(event, note.last)
-            self._say_lease()
+            self._warn_of_refuted_lease()
             if isinstance(event, ev.Accepted) and self._early.remove(event.task_id, self._now()):
                 self.receive(ev.Notified(event.command.ref))
         if isinstance(event, ev.Limited):
-            self._warn()
+            self._warn_of_foreign_use()
 
-    def _note_failure(self, command: ev.Request | ev.Upload, event: ev.Answer) -> None:
-        """Remember why the last request failed; an answer of the vendor's ends that."""
+    def _record_failure(self, command: ev.Request | ev.Upload, event: ev.Answer) -> None:
+        """Record the error of the last request; an answer of the vendor's clears it."""
         failure: PerfectError | None = None
         if isinstance(event, ev.NoAnswer | ev.NotSent):
             failure = event.error
             if isinstance(failure, ClientClosed):
-                # It was not sent, since nobody waits for it.
+                # The request was not sent, since its caller has gone.
                 return
         if not isinstance(command, ev.Upload):
-            # An upload goes to another host.
+            # An upload says nothing about the API's host, since it goes to another one.
             answered = failure is None or isinstance(failure, BadAnswer)
             answered = answered or getattr(failure, "status", None) is not None
             self._reached, self._last_failure = self._reached or answered, failure
@@ -673,59 +681,62 @@ class Driver:
         if isinstance(command, ev.Ask) and (query := self._queries.get(command.ref)) is not None:
             query.channel.last_failure = failure
 
-    def _warn(self) -> None:
-        """Warn that a stranger uses the key, once in five minutes."""
+    def _warn_of_foreign_use(self) -> None:
+        """Warn that another program uses the key, once in five minutes."""
         now = self.clock.seconds()
         if not self.scheduler.contended() or now < self._warned + _WARNED_FOR:
             return
         self._warned = now
         if self._shared is None or self._shared.alone:
             known = (
-                "Processes that do not share it do not know of each other: give each its share "
-                "with Limits().split(n)."
+                "If it is another process of yours that does not share the key, give each its "
+                "share with Limits().split(n)."
             )
         else:
             known = (
-                f"It is none of the {self.scheduler.others()} other processes that share the key's "
-                "ledger: another machine, another user, or another program."
+                f"It is not one of the {self.scheduler.others()} other processes that share the "
+                "key's ledger, but another machine, another user, or another program."
             )
         LOG.warning(
-            "The key is used elsewhere: the vendor refuses requests that our own account allows. "
-            "Fewer tasks are created for a while. %s",
+            "Another program uses this key: the vendor refuses requests that are within the "
+            "limits. Fewer tasks are created for a while. %s",
             known,
         )
 
-    def _say_lease(self) -> None:
-        """Say once that a measured lease was too long, and note it for other processes."""
+    def _warn_of_refuted_lease(self) -> None:
+        """Warn once that a measured lease was too long, and record that for other processes."""
         refuted = self.scheduler.refuted_lease
         if not refuted or self._refuted:
             return
         self._refuted = True
         LOG.warning(
-            "A task was lost inside the measured lease of %.1f s: tasks are polled for a lease of "
-            "%g s from now on, and by later processes too. `perfect-async doctor --measure-lease` "
-            "measures it again.",
+            "A task was lost within the measured lease of %.1f s. This and later processes use a "
+            "lease of %g s from now on. `perfect-async doctor --measure-lease` measures it again.",
             refuted,
             ASSUMED_LEASE,
         )
-        self.start(self._note_refuted)
+        self.start(self._save_refuted_lease)
 
-    async def _note_refuted(self) -> None:
+    async def _save_refuted_lease(self) -> None:
         try:
             await in_thread(self._lease_file.refute)
         except LedgerUnavailable as exc:
-            LOG.warning("The refuted lease cannot be noted: %s.", exc)
+            LOG.warning(
+                "The measured lease is too long, but that could not be saved for later processes: "
+                "%s.",
+                exc,
+            )
 
-    def _say_waiting(self) -> None:
-        """Say, once in five minutes, that jobs wait for a window that others have used."""
+    def _warn_of_full_window(self) -> None:
+        """Warn, once in five minutes, that jobs wait for a window that others have used."""
         now = self.clock.seconds()
         if now < self._waited + _WARNED_FOR or (wait := self.scheduler.window_wait()) < _LONG_WAIT:
             return
         self._waited = now
         statistics = self.scheduler.statistics()
         LOG.warning(
-            "The request window of this key is full (%d of its %d requests are other processes'): "
-            "the first job is sent in about %.0f s.",
+            "The request window of this key is full: other processes have sent %d of its %d "
+            "requests. The first job is sent in about %.0f s.",
             statistics.requests_by_others,
             statistics.window_limit,
             wait,
@@ -757,20 +768,20 @@ class Driver:
         return event
 
 
-def _nobody() -> None:
-    """Return None, as a reference to a recorder that is gone does."""
+def _no_recorder() -> None:
+    """Return None, as a dead reference to a recorder does."""
 
 
-def _only(error: BaseException) -> BaseException:
-    """Return what a group consists of where that is one kind of error, else the error itself."""
+def _single_error(error: BaseException) -> BaseException:
+    """Return the first error of a group with errors of one class, else the error itself."""
     if not isinstance(error, BaseExceptionGroup):
         return error
     group = cast("BaseExceptionGroup[BaseException]", error)
-    found = [_only(each) for each in group.exceptions]
+    found = [_single_error(each) for each in group.exceptions]
     return found[0] if len({type(each) for each in found}) == 1 else group
 
 
-# Which driver serves a key.
+# The driver of each key.
 
 _drivers: WeakValueDictionary[tuple[str, str, int], Driver] = WeakValueDictionary()
 """Drivers by key (hashed), host and loop."""
@@ -778,7 +789,7 @@ _drivers: WeakValueDictionary[tuple[str, str, int], Driver] = WeakValueDictionar
 
 @attrs.frozen(eq=False)
 class _Former:
-    """The last scheduler of a key in a loop, when its time began, and its transport."""
+    """The last scheduler of a key in a loop, the start of its time, and its transport."""
 
     scheduler: Scheduler
     began: float
@@ -788,13 +799,13 @@ class _Former:
 _former: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], _Former]] = (
     WeakKeyDictionary()
 )
-"""Clients that open one after another share one window: the requests of the last one count."""
+"""The former schedulers of each loop, since clients that open in turn share one window."""
 
 _former_in_threads: Final[dict[tuple[str, str], _Former]] = {}
 
 
 def share_past(loop: asyncio.AbstractEventLoop) -> None:
-    """Let `loop`, which runs in a thread of ours, count the requests of such loops before it."""
+    """Let `loop`, which runs in the isolated clients' thread, count the requests of such loops."""
     _former[loop] = _former_in_threads
 
 
@@ -809,15 +820,15 @@ def driver_for(
     share: ShareSetting | None = None,
     insists: bool = False,
 ) -> Driver:
-    """Return the driver for `key` on `base_url` in this loop; a new one performs for `scheduler`.
+    """Return the driver for `key` on `base_url` in this loop; a new one uses `scheduler`.
 
-    A new driver counts the requests of the one before it in this loop, or else those of a former
-    process: `past` as (age in microseconds, requests). Behind a transport that the user made may be
-    another vendor, so there the driver before must have had the same one.
+    A new driver counts the requests of the last driver in this loop, or else those of a former
+    process: `past`, as (age in microseconds, requests). A transport of the user's may lead to
+    another vendor, so the last driver counts only if it had the same one.
 
-    `share` is where the ledger of the key is, None where the key is not shared with other
-    processes. Where it `insists` on it, this raises `ConfigurationError` if a client that is open
-    has another one; else it is that one's.
+    `share` is the place of the key's ledger; None means that the key is not shared. If an open
+    client has another `share`, this raises `ConfigurationError` if `insists` is True, and otherwise
+    uses that client's.
     """
     loop = asyncio.get_running_loop()
     identity = hashlib.sha256(key.encode()).hexdigest(), base_url
@@ -825,17 +836,17 @@ def driver_for(
     if driver is not None and driver.alive:
         if insists and driver.share != share:
             raise ConfigurationError(
-                "A client is open on this key with another `share`: all clients of a key in one "
-                "event loop must agree on it."
+                "Another client is open on this key with another `share`; all clients of a key in "
+                "one event loop must agree on it."
             )
         return driver
-    # A list made in one go: another loop's thread may be opening a client just now.
+    # Copied to a list at once, since another loop's thread may open a client at the same time.
     for found in [reference() for reference in _drivers.valuerefs()]:
         used = found is not None and found.alive and found.identity == identity
         if used and share is None:
             LOG.warning(
-                "This key is in use in another event loop of this process, with a request ledger "
-                "of its own: give each its share with Limits().split(n)."
+                "Another event loop of this process uses this key too, and neither counts the "
+                "other's requests: give each its share with Limits().split(n)."
             )
             break
     formers = _former.setdefault(loop, {})

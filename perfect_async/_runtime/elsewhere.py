@@ -1,7 +1,7 @@
-"""What the ledger of a key says of one job: whether some process has bought it already.
+"""Finds out from the ledger of a key whether a process has bought a job already.
 
-A job is the same job only where its identity and the digest of its picture (or its full URL) are
-the same. Only jobs of a client with `reuse=True` are asked about; everybody else buys.
+Two jobs are the same if their identity and the digest of their picture (or its full URL) are equal.
+Only a client with `reuse=True` asks; all others buy the job.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from perfect_async import events as ev
 from perfect_async._time import SECOND
 
 _UNRESOLVED: Final = 300 * SECOND
-"""A creation is answered, refused or in doubt long before this. One that is not belongs to a
-process that stands still, and nobody knows what became of it.
+"""A creation is answered, refused or in doubt long before this. An older one belongs to a process
+that does not run, and its outcome is unknown.
 """
 
 
 @attrs.frozen
 class Submission:
-    """What a creation is for, as the ledger tells of it.
+    """The job of a creation, in the form of the ledger.
 
-    `once`: it is not sent where the job is bought already. `consents`: the caller agrees to a
-    second charge where nobody knows whether it is. `gone` is a task of the job whose result the
-    vendor no longer has.
+    `once`: the creation is not sent if the job is bought already. `consents`: the caller agrees to
+    a second charge if the outcome of an earlier creation is unknown. `gone` is a task of the job
+    whose result the vendor no longer has.
     """
 
     identity: str
@@ -39,21 +39,21 @@ class Submission:
 
 
 class Purchase(Enum):
-    """How far the purchase of a job has come in some process."""
+    """The progress of a job's purchase by any process."""
 
     SENT = auto()
-    """Its creation is under way: the answer is soon known."""
+    """Its creation is under way, and its answer will be known soon."""
     CREATED = auto()
     """Its task was created, and may still run."""
     DONE = auto()
-    """Its task has succeeded: the result can be fetched again."""
+    """Its task has succeeded, and the result can be fetched again."""
     IN_DOUBT = auto()
-    """Its creation went out and nobody knows what became of it."""
+    """Its creation was sent and its outcome is unknown."""
 
 
 @attrs.frozen
 class Bought:
-    """That a job is bought: by the creation of `member`, `age` microseconds ago.
+    """The purchase of a job by the creation of `member`, `age` microseconds ago.
 
     `task_id` is the task of a job that is CREATED or DONE.
     """
@@ -64,12 +64,12 @@ class Bought:
 
     @property
     def task_id(self) -> str:
-        """The task, "" where it is not known."""
+        """The task; empty if it is unknown."""
         return self.row.task_id
 
     @property
     def member(self) -> str:
-        """The process that created the task, "" where it is not known."""
+        """The process that created the task; empty if it is unknown."""
         return self.row.member if isinstance(self.row, ev.IntentRow) else ""
 
 
@@ -79,10 +79,10 @@ def bought(
     living: Collection[str],
     now: int,
 ) -> Bought | None:
-    """Return what `rows`, all that the ledger has of `job`, say at `now`; None: it is not bought.
+    """Return the purchase of `job` according to `rows`, all that the ledger has of the job.
 
-    `living` are the members that have neither left nor died. A result counts before everything
-    else; of several creations the newest one that was not refused decides.
+    None means that it is not bought. `living` are the members that have neither left nor died. A
+    result decides first; of several creations the newest one that was not refused decides.
     """
     found = [row for row in rows if not job.gone or row.task_id != job.gone]
     done = [row for row in found if isinstance(row, ev.DoneRow)]

@@ -1,10 +1,10 @@
-"""The event loop in which a client's driver and transport run: the caller's, or one in a thread.
+"""Runs work in the event loop of a client's driver: the caller's loop, or one in a thread.
 
 A client calls its driver through an executor, so that both kinds of client have the same methods.
 
-`asyncio.run_coroutine_threadsafe` and anyio's blocking portal do not replace the thread's executor:
-a future that is cancelled there is over before its work has unwound, work that the thread's end
-overtakes never ends, and the portal blocks the caller's loop until the thread has taken the call.
+`asyncio.run_coroutine_threadsafe` and anyio's blocking portal cannot replace the thread's executor.
+A cancelled future of theirs ends before its work has unwound, a call never ends if the thread ends
+during it, and the portal blocks the caller's loop until the thread has accepted the call.
 """
 
 from __future__ import annotations
@@ -36,41 +36,41 @@ class Executor(Protocol):
     """The loop in which driver and transport run."""
 
     async def open(self) -> None:
-        """Make it usable; raises `ConfigurationError` without a running event loop."""
+        """Make the loop usable. Raises `ConfigurationError` without a running event loop."""
         ...
 
     async def close(self) -> None:
-        """Let go of it."""
+        """Release the loop."""
         ...
 
     def check(self) -> None:
-        """Raise `ConfigurationError` where it cannot be reached from.
+        """Raise `ConfigurationError` if the caller cannot reach the loop.
 
-        That is another process than its own and, unless it is a thread's, another loop.
+        A caller in another process cannot, nor one in another loop, unless the loop is a thread's.
         """
         ...
 
     def check_process(self) -> None:
-        """Raise `ConfigurationError` in another process than its own."""
+        """Raise `ConfigurationError` if the caller is in another process."""
         ...
 
     async def call(
         self, work: Callable[[], Awaitable[T]], otherwise: Callable[[T], object] | None = None
     ) -> T:
-        """Await `work` there and return its value; cancelling the caller cancels the work.
+        """Await `work` in the loop and return its value; cancelling the caller cancels the work.
 
         `otherwise` gets the value of work that ended although the caller was cancelled, so that
-        the value is not lost. Raises as `check` does where it is a thread's, and `ClientClosed`
-        once the thread has ended.
+        the value is not lost. For a thread's loop it raises as `check` does, and `ClientClosed`
+        after the thread has ended.
         """
         ...
 
     def soon(self, step: Callable[[], object]) -> None:
-        """Call `step` there, before everything that is asked for later, without waiting."""
+        """Call `step` in the loop before all later calls, without waiting."""
         ...
 
     def ask(self, question: Callable[[], T]) -> T:
-        """Call `question` there and return its value; blocks until then.
+        """Call `question` in the loop, block until it returns, and return its value.
 
         Raises as `check_process` does.
         """
@@ -78,13 +78,13 @@ class Executor(Protocol):
 
 
 class LoopExecutor:
-    """The loop that opens the client: everything is called directly."""
+    """The loop that opened the client; all work is called directly."""
 
     def __init__(self) -> None:
         self._place: tuple[asyncio.AbstractEventLoop, int] | None = None
 
     async def open(self) -> None:
-        """Belong to the running loop."""
+        """Use the running loop."""
         self._place = running_loop(), os.getpid()
 
     async def close(self) -> None:
@@ -95,7 +95,7 @@ class LoopExecutor:
         self.check_process()
         if self._place is not None and running_loop() is not self._place[0]:
             raise ConfigurationError(
-                "This client was opened in another event loop: open one in each."
+                "This client was opened in another event loop; open a client in each loop."
             )
 
     def check_process(self) -> None:
@@ -129,7 +129,7 @@ class ThreadExecutor:
         self._closed = False
 
     async def open(self) -> None:
-        """Join the thread, and start it unless another client has."""
+        """Join the thread, and start it unless another client has started it."""
         running_loop()
         self._thread = _join_thread()
         try:
@@ -148,7 +148,7 @@ class ThreadExecutor:
             return
         self._closed = True
         if _leave_thread(thread):
-            # At once, whatever becomes of the wait.
+            # Stopped at once, even if the wait for its end is cancelled.
             thread.stop()
             await _in_worker(thread.join)
 
@@ -176,14 +176,14 @@ class ThreadExecutor:
         cancelled: BaseException | None = None
         while not call.future.done():
             try:
-                # After a cancellation the work is unwinding, as work in one's own loop would.
+                # After a cancellation it waits until the work has unwound, as in the same loop.
                 with anyio.CancelScope(shield=cancelled is not None):
                     await future_done(call.future)
             except asyncio.CancelledError as exc:
                 cancelled = cancelled or exc
                 thread.soon(call.cancel)
             except BaseException:
-                # The caller's coroutine is closed: nobody can wait.
+                # The caller's coroutine is being closed, so it cannot wait.
                 thread.soon(call.cancel)
                 raise
         if cancelled is not None:
@@ -196,16 +196,16 @@ class ThreadExecutor:
         try:
             return call.future.result()
         finally:
-            # Without this an error and the frame that raised it hold each other.
+            # Breaks the reference cycle between an error and the frame that raised it.
             del call
 
     def soon(self, step: Callable[[], object]) -> None:
-        """Call `step` in the thread, before everything that is asked for later."""
+        """Call `step` in the thread before all later calls."""
         if self._thread is not None:
             self._thread.soon(step)
 
     def ask(self, question: Callable[[], T]) -> T:
-        """Call `question` in the thread, which takes one turn of its loop."""
+        """Call `question` in the thread; it takes one turn of the thread's loop."""
         self.check_process()
         thread = self._thread
         if thread is None or thread.is_current:
@@ -218,15 +218,15 @@ class ThreadExecutor:
         try:
             thread.submit(call)
         except PerfectError:
-            # The thread has ended: nothing changes any more.
+            # The thread has ended, so no other thread changes the state.
             return question()
         return call.future.result()
 
 
 class _Call(Generic[T]):
-    """One call of the thread; `future` gets its value or error, and only the thread sets it.
+    """One call in the thread; only the thread sets `future` to its value or error.
 
-    The work is cancelled by its task, so shields inside it mean what they mean everywhere.
+    A cancellation cancels the work's own task, so shields inside the work have their usual effect.
     """
 
     def __init__(self, work: Callable[[], Awaitable[T]]) -> None:
@@ -236,24 +236,24 @@ class _Call(Generic[T]):
         self.future: Future[T] = Future()
 
     async def run(self) -> None:
-        """Do the work; to be called in the thread."""
+        """Do the work. Call it in the thread."""
         if self.future.done():
             return
         self._task = asyncio.current_task()
         if self._cancelled and self._task is not None:
-            # As in one's own loop: the work begins, and its first wait is cancelled. So closing
-            # a client is never left out.
+            # As in the caller's own loop, the work begins and its first wait is cancelled. So the
+            # closing of a client is never skipped.
             self._task.cancel()
         try:
             value = await self._work()
         except asyncio.CancelledError:
             self._task = None
             if not self._cancelled:
-                # The thread ends, which fails the call.
+                # The thread is ending, which fails the call.
                 raise
             self.future.cancel()
         except BaseException as exc:  # noqa: BLE001 - the caller raises it
-            # Also an interrupt: in the thread it would end the tasks of other clients.
+            # Catches an interrupt too, since in the thread it would end other clients' tasks.
             self._task = None
             self.future.set_exception(exc)
         else:
@@ -261,7 +261,7 @@ class _Call(Generic[T]):
             self.future.set_result(value)
 
     def cancel(self) -> None:
-        """Cancel the work; to be called in the thread."""
+        """Cancel the work. Call it in the thread."""
         self._cancelled = True
         if self._task is not None:
             self._task.cancel()
@@ -280,7 +280,7 @@ class _LoopThread:
         self.clients = 0
         self.over = False
         self.started: Future[None] = Future()
-        # The calls without an end, and how to fail them. Each change is atomic for all threads.
+        # The unfinished calls, and how to fail each. Each change is atomic for all threads.
         self._calls: dict[object, Callable[[PerfectError], None]] = {}
         self._failure: BaseException | None = None
         self._submitted: deque[tuple[Context, Callable[[], Coroutine[object, object, None]]]] = (
@@ -290,7 +290,7 @@ class _LoopThread:
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting = threading.Lock()
-        # A daemon: a program that forgets to close its client ends all the same.
+        # A daemon, so that a program that forgets to close its client still ends.
         self._thread = threading.Thread(target=self._run, name="perfect_async", daemon=True)
 
     @property
@@ -299,32 +299,32 @@ class _LoopThread:
         return threading.get_ident() == self._thread.ident
 
     def start(self) -> None:
-        """Start the thread unless somebody has; `started` is set once it takes calls."""
+        """Start the thread if it is not started; `started` is set once it accepts calls."""
         with self._starting:
             if self._thread.ident is None:
                 self._thread.start()
 
     def stop(self) -> None:
-        """End the thread soon; one that was not started ends once it is."""
+        """Make the thread end soon; one that is not started ends as soon as it starts."""
         self._stopping = True
         self._wake()
 
     def join(self) -> None:
-        """Wait for the thread's end; to be called in another thread, which it blocks."""
+        """Wait for the thread's end. Call it in another thread, which it blocks."""
         if self._thread.ident is not None:
             self._thread.join()
 
     def submit(self, call: _Call[T]) -> None:
-        """Run `call` in the context of the caller; raises `ClientClosed`."""
+        """Run `call` in the context of the caller. Raises `ClientClosed`."""
         self._calls[call] = call.fail
-        # Checked only now: the thread sets it before it fails the calls that are left.
+        # Checked after adding the call, since the thread sets `over` before it fails all calls.
         if self.over and self._calls.pop(call, None) is not None:
             raise closed(self._failure)
         self._submitted.append((copy_context(), partial(self._do, call)))
         self._wake()
 
     def soon(self, step: Callable[[], object]) -> None:
-        """Call `step` after everything that was submitted before."""
+        """Call `step` after all earlier calls."""
 
         async def work() -> None:
             step()
@@ -338,14 +338,14 @@ class _LoopThread:
                 self._loop.call_soon_threadsafe(self._set_wakeup)
 
     def _set_wakeup(self) -> None:
-        # The event is replaced in the thread alone, so it is looked up there.
+        # Runs in the thread, since only the thread replaces `_wakeup`.
         self._wakeup.set()
 
     async def _do(self, call: _Call[T]) -> None:
         try:
             await call.run()
         finally:
-            # A call without an end is cut off by the thread's end, which fails it.
+            # The thread's end fails a call that it cuts off.
             if call.future.done():
                 del self._calls[call]
 
@@ -358,7 +358,7 @@ class _LoopThread:
         finally:
             self.over = True
             while self._calls:
-                with suppress(KeyError):  # its sender has seen that the thread is over
+                with suppress(KeyError):  # its caller has noticed that the thread is over
                     self._calls.popitem()[1](closed(self._failure))
             if not self.started.done():
                 self.started.set_exception(closed(self._failure))
@@ -376,11 +376,11 @@ class _LoopThread:
             group.cancel_scope.cancel()
 
     def _begin(self, group: TaskGroup) -> None:
-        # A method, since no local variable of the loop may keep the last call alive.
+        # A method of its own, so that no local variable of the loop keeps the last call alive.
         context, work = self._submitted.popleft()
 
         def start() -> None:
-            # Tasks of anyio start from a task, so `call_soon_threadsafe` alone does not do.
+            # anyio starts tasks only from a task, so `call_soon_threadsafe` alone is not enough.
             group.start_soon(work)
 
         context.run(start)
@@ -388,11 +388,11 @@ class _LoopThread:
 
 _lock: Final = threading.Lock()
 _threads: Final[list[_LoopThread]] = []
-"""The thread of the isolated clients of this process: with one loop they share one window."""
+"""The thread of this process's isolated clients; they have one loop, so they share one window."""
 
 
 def _join_thread() -> _LoopThread:
-    """Return the thread, which counts one client more; it may have to be started."""
+    """Return the thread, and count one client more; the caller starts it if needed."""
     with _lock:
         thread = _threads[0] if _threads else None
         if thread is None or thread.over or thread.process != os.getpid():
@@ -403,7 +403,7 @@ def _join_thread() -> _LoopThread:
 
 
 def _leave_thread(thread: _LoopThread) -> bool:
-    """Count one client less; return whether the thread is to be stopped: that was the last."""
+    """Count one client less, and return whether it was the last, so that the thread must stop."""
     with _lock:
         thread.clients -= 1
         last = thread.clients == 0
@@ -414,7 +414,9 @@ def _leave_thread(thread: _LoopThread) -> bool:
 
 def _check_process(process: int) -> None:
     if os.getpid() != process:
-        raise ConfigurationError("This client was opened before a fork: open one in each process.")
+        raise ConfigurationError(
+            "This client was opened before a fork; open a client in each process."
+        )
 
 
 def running_loop() -> asyncio.AbstractEventLoop:
@@ -431,11 +433,11 @@ def _pass_on(otherwise: Callable[[T], object], future: Future[T]) -> None:
 
 
 async def future_done(future: Future[T]) -> None:
-    """Wait until `future` is set, by whichever thread."""
+    """Wait until a thread has set `future`."""
     loop, event = asyncio.get_running_loop(), anyio.Event()
 
     def wake(_: Future[T]) -> None:
-        with suppress(RuntimeError):  # the loop was closed: nobody waits
+        with suppress(RuntimeError):  # the loop was closed, so nobody waits
             loop.call_soon_threadsafe(event.set)
 
     future.add_done_callback(wake)
@@ -443,11 +445,11 @@ async def future_done(future: Future[T]) -> None:
 
 
 async def future_result(future: Future[T]) -> T:
-    """Return the value of `future` once it is set, by whichever thread."""
+    """Return the value of `future` once a thread has set it."""
     await future_done(future)
     return future.result()
 
 
 async def _in_worker(function: Callable[[], object]) -> None:
-    # A limiter of its own: the caller's worker threads may all be busy with blocking code.
+    # It has a limiter of its own, since all of the caller's worker threads may be busy.
     await anyio.to_thread.run_sync(function, limiter=anyio.CapacityLimiter(1))

@@ -27,15 +27,15 @@ from perfect_async.models import FileId, Timeouts
 from perfect_async.reports import JobEventKind
 
 _MOST_NAMED: Final = 20
-"""Tasks that the warning of a client that closes names; it counts the others."""
+"""How many tasks the warning of a closing client names; it counts the others."""
 
 
 @attrs.define(eq=False)
 class Channel:
     """The transport and the journal of one client, known to the scheduler by `number`.
 
-    `sole_user`: nobody else creates tasks on the key, as the client's user says. `last_failure` is
-    why its last request failed, None where it did not.
+    `sole_user`: the user promises that nothing else creates tasks on the account. `last_failure` is
+    the error of its last request, None if that one succeeded.
     """
 
     number: int
@@ -48,17 +48,20 @@ class Channel:
 
 @attrs.define(eq=False)
 class JobHandle:
-    """The state of one job on its way, which the driver changes and the client reads.
+    """The state of one running job, which the driver changes and the client reads.
 
-    `task_id` is the task that runs now. `submitting` is True while a creation was sent and its
-    answer is not known. `ending` is the end of the job. Subscribers are called when one of the
-    three changes; observers are told what was done for the job. An equal job has a handle of its
-    own among the `followers` of the first one's (its `leader`): one task with several waiters,
-    charged to the first. `files` are those of a result that was saved before. `sources` are what is
-    sent for each input, None while it is not registered at the vendor; `grants` are the
-    registrations by the numbers of the inputs, `pictures` the scheduler's numbers of what is to be
-    uploaded. `fetched` is the finished task of another process whose result the job waits for, and
-    `gone` one whose result the vendor no longer has. Times are the loop's, in seconds.
+    `task_id` is the task that runs now. `submitting` is True while a creation was sent and has no
+    answer. `ending` is the outcome of the job. Subscribers are called when one of the three
+    changes; observers are called with the events of the job.
+
+    An equal job has a handle of its own among the `followers` of the first one, its `leader`. They
+    share one task, which is charged to the leader.
+
+    `files` are those of a result that was saved before. `sources` has the file id or URL to send
+    for each input, None while the input is not registered at the vendor. `grants` has the
+    registrations by the numbers of the inputs, `pictures` the scheduler's numbers of the pictures
+    to upload. `fetched` is the finished task of another process whose result the job waits for;
+    `gone` is one whose result the vendor no longer has. Times are the loop's, in seconds.
     """
 
     ref: int
@@ -94,38 +97,38 @@ class JobHandle:
 
     @property
     def duration(self) -> float | None:
-        """Seconds from the creation to the end; None where one of them was not seen."""
+        """The seconds from the creation to the end; None if one of them is unknown."""
         if self.created_at is None or self.ended_at is None:
             return None
         return self.ended_at - self.created_at
 
     @property
     def at_stake(self) -> float:
-        """Units that are charged for the job now, or may be."""
+        """The units that are, or may be, charged for the job now."""
         return self.spec.units if self.task_id is not None or self.submitting else 0.0
 
     @property
     def awaited(self) -> bool:
-        """Whether somebody waits for this job or for an equal one."""
+        """Whether a caller waits for this job or for an equal one."""
         return any(one.wanted for one in (self, *self.followers))
 
     @property
     def failure(self) -> PerfectError | None:
-        """Why its last request failed, or the last one of its client; None where it did not."""
+        """The error of its last request, or of its client's last one; None if both succeeded."""
         return (self.leader or self).last_failure or self.channel.last_failure
 
     @property
     def inputs(self) -> tuple[FileId, ...]:
-        """Its input files at the vendor."""
+        """The job's input files at the vendor."""
         return tuple(source for source in self.sources if isinstance(source, FileId))
 
     def needs(self, task_id: str, files: Sequence[FileId]) -> bool:
-        """Whether the job uses this task, or one of these files at the vendor."""
+        """Return whether the job uses the task `task_id`, or one of `files` at the vendor."""
         return self.task_id == task_id or any(file in self.sources for file in files)
 
     @property
     def preparing(self) -> bool:
-        """Whether some of its pictures are registered, and not all of them uploaded."""
+        """Whether some of its pictures are registered but not all of them are uploaded."""
         return bool(self.grants) and not self._is_uploaded
 
     @property
@@ -143,23 +146,23 @@ class JobHandle:
         self.entry.uploaded(grant.file_id, number)
         self._uploaded.add(number)
         if self._is_uploaded:
-            self.tell("uploaded")
+            self.emit("uploaded")
 
     def subscribe(self, callback: Callable[[], None]) -> None:
         """Call `callback` after each change of `task_id`, `submitting` and `ending`.
 
-        The end is the last change; a handle that has ended already calls nobody.
+        The end is the last change; after it `callback` is not called any more.
         """
         if self.ending is None:
             self._subscribers.append(callback)
 
     def observe(self, callback: Callable[[JobEventKind], None]) -> None:
-        """Call `callback` whenever its pictures were uploaded, or the task submitted or polled."""
+        """Call `callback` when the pictures are uploaded, or the task is created or polled."""
         if self.ending is None:
             self._observers.append(callback)
 
-    def tell(self, kind: JobEventKind) -> None:
-        """Tell the observers of this job, and of the equal ones that share its task."""
+    def emit(self, kind: JobEventKind) -> None:
+        """Call the observers of this job, and of the equal ones that share its task."""
         for handle in (self, *self.followers):
             for callback in handle._observers:  # noqa: SLF001 - also another handle's
                 callback(kind)
@@ -171,7 +174,7 @@ class JobHandle:
         self._copy(leader)
 
     def creating(self, at: float) -> None:
-        """Record that the creation is sent."""
+        """Record that the creation is being sent."""
         self.submitting, self.task_id, self.created_at = True, None, at
         self._changed()
 
@@ -180,23 +183,23 @@ class JobHandle:
         self.submitting, self.task_id = False, task_id
         self.entry.created(task_id)
         self._changed()
-        self.tell("submitted")
+        self.emit("submitted")
 
     def refused(self) -> None:
-        """Record that the creation was certainly not executed."""
+        """Record that the vendor certainly did not execute the creation."""
         self.submitting, self.created_at = False, None
         self._changed()
 
     def failed(self, task_id: str) -> None:
-        """Record that the engine failed `task_id` and returned its units; a retry may follow."""
+        """Record that the engine failed on `task_id` and its units return; a retry may follow."""
         if self.task_id == task_id:
             self.task_id = None
             self.entry.returned()
             self._changed()
 
     def end(self, ending: ev.Succeeded | PerfectError, units: float, at: float) -> None:
-        """Record the end of the job, and wake those who wait for it."""
-        # One refusal may end many jobs, and each of them is raised on its own.
+        """Record the end of the job, and wake its waiters."""
+        # One refusal may end many jobs, and each job raises an error of its own.
         self.ending = copy_error(ending) if isinstance(ending, PerfectError) else ending
         self.submitting, self.units, self.ended_at = False, units, at
         self._log_end()
@@ -204,14 +207,14 @@ class JobHandle:
         self._call_subscribers()
         for follower in self.followers:
             follower.end(ending, 0.0, at)
-        # A subscriber may hold the handle: without the circle its picture is freed at once.
+        # Breaks the reference cycle with subscribers, so that the picture is freed at once.
         self._subscribers.clear()
         self._observers.clear()
         self.leader = None
         self.followers.clear()
 
     def _log_end(self) -> None:
-        """Log what became of the job, at INFO; a file's name may name a person, so none is."""
+        """Log the outcome of the job, at INFO, without file names, which may name a person."""
         if not LOG.isEnabledFor(logging.INFO):
             return
         key = self.spec.job and self.spec.job.key
@@ -233,13 +236,16 @@ class JobHandle:
         )
 
     def abandoned(self, cause: BaseException | None) -> PerfectError:
-        """Return the error of this job when the driver ends before it; `cause` ended the driver."""
+        """Return the error of this job if the driver ends before it; `cause` ended the driver."""
         error: PerfectError = closed(cause)
         why, units = error.message, self.at_stake
         if self.task_id is not None:
             error = TaskAbandoned(why, task_id=self.task_id, units_at_stake=units)
         elif self.submitting:
-            error = SubmissionInDoubt(f"{why} The creation was under way.", units_at_stake=units)
+            error = SubmissionInDoubt(
+                f"{why} The task's creation had been sent and had no answer yet.",
+                units_at_stake=units,
+            )
         error.__cause__ = cause
         return error
 
@@ -255,16 +261,16 @@ class JobHandle:
 
     def _copy(self, leader: JobHandle) -> None:
         self.task_id, self.submitting = leader.task_id, leader.submitting
-        # The same list: an upload of the leader is one of the follower.
+        # The list is shared, so that an upload of the leader counts for the follower.
         self.created_at, self.sources = leader.created_at, leader.sources
 
 
 def closed(cause: BaseException | None) -> ClientClosed:
-    """Return the error for a request after the driver's end; `cause` is why it failed, if so."""
+    """Return the error for a request after the driver's end; `cause` is the error that ended it."""
     why = (
         "The client is closed."
         if cause is None
-        else f"The client's driver ended: {type_name(cause)}."
+        else f"The client's driver failed: {type_name(cause)}."
     )
     error = ClientClosed(why)
     error.__cause__ = cause
@@ -272,7 +278,7 @@ def closed(cause: BaseException | None) -> ClientClosed:
 
 
 def warn_of_unfinished(handles: Sequence[JobHandle], drain: float) -> None:
-    """Log the tasks that still run after `drain` seconds in a client that closes, if any do."""
+    """Warn of tasks that still run after a closing client has waited for `drain` seconds."""
     left = [handle for handle in handles if handle.at_stake]
     if not left:
         return

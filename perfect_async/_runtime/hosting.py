@@ -1,4 +1,4 @@
-"""The one place that asks an event loop for a task which no task group owns."""
+"""Starts the only tasks that no task group owns."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Coroutine
 def host(
     loop: asyncio.AbstractEventLoop, work: Coroutine[object, object, None], name: str
 ) -> asyncio.Task[None]:
-    """Run `work` as a task of its own: its owner must see to its end, and it ends with the loop.
+    """Run `work` as a task of its own; the caller must end it, and it ends with the loop.
 
-    A group that a client entered in one task could not be left in another (fixtures, notebooks,
-    containers), and clients may be opened and closed in different tasks.
+    A task group must be left in the task that entered it, but a client may be opened and closed in
+    different tasks (fixtures, notebooks, containers).
     """
     return loop.create_task(work, name=name)

@@ -1,4 +1,4 @@
-"""Records the requests of one key for the report of a batch, within a bounded memory."""
+"""Records the requests of one key for the report of a batch, in bounded memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from perfect_async import events as ev
 from perfect_async._time import SECOND
 
 _MOST: Final = 20_000
-"""Requests that are kept, the newest: of some 8000 pictures, or of six hours at the full rate."""
+"""How many requests are kept, the newest: those of some 8000 pictures, or of six full hours."""
 Kind: TypeAlias = Literal["register", "create", "poll", "other"]
 _KINDS: Final[dict[type[ev.Command], Kind]] = {
     ev.Register: "register",
@@ -25,11 +25,10 @@ _KINDS: Final[dict[type[ev.Command], Kind]] = {
 
 @attrs.define(eq=False)
 class RecordedRequest:
-    """One request: when it left and was answered (None: not yet), in the driver's microseconds.
+    """One request, and when it left and was answered (None: not yet), in the driver's microseconds.
 
-    `kind` is "register", "create", "poll" or "other", `refs` are the jobs that it was for, and
-    `outcome` is the name of the event that answered it. `in_window` requests occupied the window
-    when it had left.
+    `refs` are its jobs, `outcome` is the name of the event of its answer, and `in_window` is the
+    number of requests in the window after it left.
     """
 
     kind: Kind
@@ -41,10 +40,11 @@ class RecordedRequest:
 
 
 class RequestRecorder:
-    """Listens where the driver hands events to the scheduler; gone with the last batch.
+    """Records the commands and events that pass between driver and scheduler.
 
-    `occupied` says how many requests occupy the window at a time. It is asked once a second at
-    most: between two answers every request counts one more.
+    The recorder is freed with the last batch that uses it. `occupied` returns how many requests
+    occupy the window at a time; it is called once a second at most, and each request in between
+    counts one more.
     """
 
     def __init__(self, occupied: Callable[[int], int]) -> None:
@@ -79,5 +79,5 @@ class RequestRecorder:
             request.answered, request.outcome = now, type(event).__name__
 
     def requests(self) -> tuple[RecordedRequest, ...]:
-        """Return what is recorded so far, the oldest first."""
+        """Return the requests recorded so far, the oldest first."""
         return tuple(self._requests)

@@ -1,6 +1,6 @@
-"""The jobs of one key that have not ended, and how each kind of job enters.
+"""Holds the unended jobs of one key, and enters jobs of each kind.
 
-The registry tells the scheduler of each job, and finds the handle for a number of the scheduler's.
+The registry adds each job to the scheduler, and finds the handle for a number of the scheduler's.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from perfect_async.errors import (
 )
 from perfect_async.models import FileId
 
-_AGAIN: Final = 0.5
-"""Seconds between two looks at a job that another process has bought."""
+_CHECK_PAUSE: Final = 0.5
+"""Seconds between two checks of a job that another process has bought."""
 
 Start = Callable[[Callable[[], Coroutine[object, object, None]]], None]
 
@@ -40,8 +40,9 @@ class JobRegistry:
     """The handles of all jobs that have not ended, on one key and host.
 
     `refs` numbers jobs and queries, `receive` gives an event to the scheduler, and `start` runs
-    work in the background. `is_kept` says whether a task is polled for another job or by another
-    process; ask again after `_AGAIN` seconds for what is true now.
+    work in the background. `is_kept` returns whether a task is polled for another job or by another
+    process, as of the last step in the ledger; a second call after `_CHECK_PAUSE` seconds returns
+    the present state.
     """
 
     def __init__(
@@ -61,13 +62,13 @@ class JobRegistry:
         self._submitter = submitter
         self._clock = clock
         self._handles: dict[int, JobHandle] = {}
-        # The input that each number of a picture stands for, by the jobs that have not ended.
+        # For the number of each picture, its job and the number of its input.
         self._pictures: dict[int, tuple[JobHandle, int]] = {}
         self._equal: dict[tuple[int, str], JobHandle] = {}
         self._settling: set[int] = set()
-        # Jobs that another process was found to have bought, while the scheduler lets go of them.
+        # Jobs that another process has bought, until the scheduler has released them.
         self._giving_way: set[int] = set()
-        # Whether some client has a journal: creations are then sent one at a time.
+        # Whether some client has a journal, so that creations are sent one at a time.
         self.alone = False
 
     def __len__(self) -> int:
@@ -82,7 +83,7 @@ class JobRegistry:
         return handle or self._handles.get(ref)
 
     def picture(self, ref: int) -> tuple[JobHandle, int]:
-        """Return the job and the input that the number of a picture stands for."""
+        """Return the job of a picture by its number, and the number of its input."""
         return self._pictures[ref]
 
     def left(self, channel: Channel) -> list[JobHandle]:
@@ -90,21 +91,21 @@ class JobRegistry:
         return [handle for handle in self._handles.values() if handle.channel is channel]
 
     def uses(self, task_id: str, files: Sequence[FileId]) -> bool:
-        """Whether a job that has not ended needs this task, or one of these files at the vendor."""
+        """Return whether an unended job needs the task `task_id`, or one of `files`."""
         return any(handle.needs(task_id, files) for handle in self._handles.values())
 
     def of_task(self, task_id: str) -> JobHandle | None:
-        """Return the job whose task this is."""
+        """Return the job that has the task `task_id`, if there is one."""
         found = (handle for handle in self._handles.values() if handle.task_id == task_id)
         return next(found, None)
 
     # Jobs that enter.
 
     def equal(self, channel: Channel, spec: JobSpec) -> JobHandle | None:
-        """Return a handle that follows the equal job on its way, if there is one."""
+        """Return a handle that follows a running equal job, if there is one."""
         leader = self._equal.get((channel.number, spec.identity)) if spec.sure else None
         if leader is None or not (leader.awaited or leader.at_stake):
-            # Nobody waits for that job and it was not sent: it will not be.
+            # That job was not sent and no caller waits for it, so it will not be created.
             return None
         return self.follow(leader, spec)
 
@@ -124,7 +125,7 @@ class JobRegistry:
         spec = handle.spec
         for ref in handle.pictures:
             self._pictures.pop(ref, None)
-        # A picture that is at the vendor already is not sent again.
+        # A picture that the vendor has already is not uploaded again.
         numbers = [
             number
             for number, (each, source) in enumerate(zip(spec.inputs, handle.sources, strict=True))
@@ -144,15 +145,15 @@ class JobRegistry:
             give_up=spec.options.give_up,
             engine_retries=spec.options.engine_retries,
         )
-        self._tell(handle, wanted)
+        self._register(handle, wanted)
         handle.pictures = (handle.ref, *more)
         for ref, number in zip(handle.pictures, numbers, strict=False):
             self._pictures[ref] = handle, number
 
     def await_other(self, channel: Channel, spec: JobSpec, entry: JobEntry) -> JobHandle:
-        """Enter a job that some process on the key has bought, or may have.
+        """Enter a job that a process on the key has bought, or may have bought.
 
-        It gets that task's result; it is created only where the purchase turns out to be none.
+        It gets the result of that task; it is created only if the job turns out not to be bought.
         """
         handle = self._handle(channel, spec, entry)
         self._await_other(handle)
@@ -164,7 +165,7 @@ class JobRegistry:
         self._start(partial(self._follow_other, handle))
 
     def give_way(self, ref: int) -> None:
-        """Wait for the task of another process once the scheduler has let go of the job."""
+        """Wait for another process's task as soon as the scheduler has released the job."""
         self._giving_way.add(ref)
 
     def adopt(
@@ -187,9 +188,9 @@ class JobRegistry:
     def ended(
         self, channel: Channel, spec: JobSpec, entry: JobEntry, task: tuple[str, int]
     ) -> JobHandle:
-        """Return the handle of a job whose `task` was done: its id, and its number of pictures.
+        """Return the handle of a job whose `task` is done: its id, and its number of pictures.
 
-        No request is sent: the result has no URLs until it is saved once more.
+        No request is sent, so the result has no URLs until it is saved again.
         """
         handle, (task_id, pictures) = self._handle(channel, spec, entry), task
         handle.task_id = task_id
@@ -197,16 +198,16 @@ class JobRegistry:
         handle.end(done, spec.units, self._clock.seconds())
         return handle
 
-    def forgo(
+    def reject(
         self, channel: Channel, spec: JobSpec, entry: JobEntry, error: PerfectError
     ) -> JobHandle:
         """Enter a job that is known to have failed with `error`."""
         handle = self._handle(channel, spec, entry)
-        self._tell(handle, ev.JobRejected(handle.ref, error, channel.number))
+        self._register(handle, ev.JobRejected(handle.ref, error, channel.number))
         return handle
 
     def in_doubt(self, channel: Channel, spec: JobSpec) -> JobHandle | None:
-        """Return the handle of a job that equals one in doubt: with that doubt, and not created."""
+        """Return a handle that has failed with the doubt of an equal job, if there is one."""
         error = self._submitter.memory.doubts.find(spec)
         if error is None:
             return None
@@ -215,7 +216,7 @@ class JobRegistry:
         return handle
 
     def consent(self, spec: JobSpec) -> None:
-        """Forget the doubt of a job: its caller agrees to a second charge."""
+        """Forget the doubt of a job, whose caller agrees to a second charge."""
         self._submitter.memory.doubts.discard(spec)
 
     async def _settle_doubt(self, handle: JobHandle, sent: int) -> None:
@@ -225,23 +226,25 @@ class JobRegistry:
         self._settling.discard(handle.ref)
         if isinstance(found, PerfectError):
             del self._handles[handle.ref]
-            self._tell(handle, ev.JobRejected(handle.ref, found, handle.channel.number))
+            self._register(handle, ev.JobRejected(handle.ref, found, handle.channel.number))
         else:
             handle.created(found)
             self._adopt(handle, found, self._clock.utc() - sent)
 
     async def _follow_other(self, handle: JobHandle) -> None:
-        """Find out what became of the purchase by another process, and go on from there."""
+        """Wait for another process to buy the job, and then fetch, take over or buy its task."""
         looked = False
         while True:
             shared = self._submitter.shared
             job = submission(handle.spec, handle.gone)
             found = None if shared is None else await shared.bought(job)
-            alive = found is not None and shared is not None and await shared.is_alert(found.member)
+            active = (
+                found is not None and shared is not None and await shared.is_active(found.member)
+            )
             if handle.ref not in self._settling:
                 return
             if not handle.awaited:
-                self._resolve(handle, ClientClosed("Nobody waits for this job."))
+                self._resolve(handle, ClientClosed("The caller no longer waits for this job."))
                 return
             if found is None:
                 self._settling.discard(handle.ref)
@@ -251,39 +254,39 @@ class JobRegistry:
             if found.purchase is Purchase.IN_DOUBT:
                 self._resolve(handle, doubt_elsewhere(handle.spec.units))
                 return
-            # A process that works keeps its task alive: a second one need not poll it too. What is
-            # known of that is old until the ledger was looked into once more.
+            # An active process keeps its task alive, so this one need not poll it too. The answer
+            # of `_is_kept` is outdated until the ledger was read once more.
             kept = found.purchase is Purchase.SENT
             if found.purchase is Purchase.CREATED:
-                kept = self._is_kept(found.task_id) or (alive and not looked)
+                kept = self._is_kept(found.task_id) or (active and not looked)
             if not kept:
-                self._take_over(handle, found, paid_elsewhere=alive)
+                self._take_over(handle, found, paid_elsewhere=active)
                 return
-            await anyio.sleep(_AGAIN)
+            await anyio.sleep(_CHECK_PAUSE)
             looked = True
-            # Many jobs may wait: only what is known here is asked while the task is kept alive. No
-            # event says when it no longer is.
-            while self._waits(handle) and self._is_kept(found.task_id):  # noqa: ASYNC110
-                await anyio.sleep(_AGAIN)
+            # Many jobs may wait, so the ledger is not read while the task is kept alive; the loop
+            # polls, since no event reports that it is no longer kept.
+            while self._is_waiting(handle) and self._is_kept(found.task_id):  # noqa: ASYNC110
+                await anyio.sleep(_CHECK_PAUSE)
 
-    def _waits(self, handle: JobHandle) -> bool:
+    def _is_waiting(self, handle: JobHandle) -> bool:
         return handle.ref in self._settling and handle.awaited
 
     def _resolve(self, handle: JobHandle, error: PerfectError) -> None:
         self._settling.discard(handle.ref)
         del self._handles[handle.ref]
-        self._tell(handle, ev.JobRejected(handle.ref, error, handle.channel.number))
+        self._register(handle, ev.JobRejected(handle.ref, error, handle.channel.number))
 
     def _take_over(self, handle: JobHandle, found: Bought, *, paid_elsewhere: bool) -> None:
-        """Poll the task of another process: to fetch its result, or to keep it alive."""
+        """Poll another process's task, to fetch its result or to keep it alive."""
         self._settling.discard(handle.ref)
         handle.created(found.task_id)
         done = found.purchase is Purchase.DONE
-        # A result that is gone is bought again; a task that was lost is not, without consent.
+        # A job whose result is gone is bought again; one whose task was lost only with consent.
         handle.fetched = found.task_id if done or handle.spec.options.buy_in_doubt else ""
         if (shared := self._submitter.shared) is not None:
             shared.adopted(found)
-        # The units are its owner's, unless that one died and nobody else can tell of them.
+        # Its owner reports the units, unless the owner has died.
         units = 0.0 if done or paid_elsewhere else handle.spec.units
         self._adopt(handle, found.task_id, found.age, units)
 
@@ -293,9 +296,9 @@ class JobRegistry:
     def _adopt(self, handle: JobHandle, task_id: str, age: int, units: float | None = None) -> None:
         spec = handle.spec
         handle.task_id = task_id
-        self._submitter.know(task_id)
+        self._submitter.remember(task_id)
         if units is None:
-            # A task that is known by its id alone was charged to somebody else, or to us before.
+            # A task that is known by its id alone was charged elsewhere, or here before.
             units = 0.0 if spec.job is None else spec.units
         adopted = ev.TaskAdopted(
             handle.ref,
@@ -305,10 +308,10 @@ class JobRegistry:
             channel=handle.channel.number,
             age=max(0, age),
         )
-        self._tell(handle, adopted)
+        self._register(handle, adopted)
 
-    def _tell(self, handle: JobHandle, event: ev.Event) -> None:
-        # The event first: a job that the scheduler refuses is not kept.
+    def _register(self, handle: JobHandle, event: ev.Event) -> None:
+        # The event comes first, so that a job that the scheduler refuses is not kept.
         self._receive(event)
         self._add(handle)
 
@@ -320,21 +323,22 @@ class JobRegistry:
     # Jobs that end.
 
     def withdraw(self, handle: JobHandle) -> None:
-        """Stop waiting for `handle`: an unsent job is not created, a task is kept to its end."""
+        """Stop waiting for `handle`; an unsent job is cancelled, and a task is kept to its end."""
         handle.wanted = False
         leader = handle.leader or handle
         if handle is not leader and handle.task_id is None and not handle.submitting:
             leader.followers.remove(handle)
-            handle.end(ClientClosed("Nobody waits for this job."), 0.0, self._clock.seconds())
+            error = ClientClosed("The caller no longer waits for this job.")
+            handle.end(error, 0.0, self._clock.seconds())
         if not leader.awaited:
             self._receive(ev.JobCancelled(leader.ref))
 
     def settle(self, command: ev.Settle) -> bool:
-        """End the job of `command`; False where it is no job in the registry."""
+        """End the job of `command`; return False if the registry has no such job."""
         handle = self._handles.pop(command.ref, None)
         if handle is None:
             return False
-        if self._goes_on(handle, command.ending):
+        if self._continues(handle, command.ending):
             return True
         kind = _end_kind(command.ending, closing=handle.channel.journal.closing)
         if kind is not None:
@@ -342,8 +346,8 @@ class JobRegistry:
         self._end(handle, command.ending, command.units)
         return True
 
-    def _goes_on(self, handle: JobHandle, ending: ev.Succeeded | PerfectError) -> bool:
-        """Whether the job goes on, although the scheduler has let go of it."""
+    def _continues(self, handle: JobHandle, ending: ev.Succeeded | PerfectError) -> bool:
+        """Return whether the job continues, although the scheduler has released it."""
         gives_way = handle.ref in self._giving_way
         self._giving_way.discard(handle.ref)
         if isinstance(ending, ClientClosed) and gives_way:
@@ -359,9 +363,9 @@ class JobRegistry:
         return False
 
     def drop(self, channel: Channel) -> None:
-        """Abandon the doubts of `channel`, which ends; they stay in the journal as they are.
+        """Abandon the jobs of the ending `channel` that are in doubt; the journal keeps them.
 
-        Its other jobs end as the scheduler says: none of them waits for another process any more.
+        Its other jobs no longer wait for other processes, and end as the scheduler decides.
         """
         for handle in self.left(channel):
             self._giving_way.discard(handle.ref)
@@ -370,7 +374,7 @@ class JobRegistry:
                 self._abandon(handle, None)
 
     def give_up(self, cause: BaseException | None) -> None:
-        """End every job that is left, since the driver has ended: nobody waits in vain."""
+        """End all unended jobs, since the driver has ended, so that no caller waits for ever."""
         for handle in list(self._handles.values()):
             self._abandon(handle, cause)
 
@@ -378,7 +382,7 @@ class JobRegistry:
         del self._handles[handle.ref]
         self._settling.discard(handle.ref)
         units = 0.0 if handle.task_id is None else handle.at_stake
-        # Not written down: the next process goes on with it.
+        # The journal does not record this end, so the next process goes on with the job.
         self._end(handle, handle.abandoned(cause), units)
 
     def _end(self, handle: JobHandle, ending: ev.Succeeded | PerfectError, units: float) -> None:
@@ -395,12 +399,12 @@ class JobRegistry:
 
 
 def _end_kind(ending: ev.Succeeded | PerfectError, *, closing: bool) -> EndKind | None:
-    """Return what the journal says of a job that ended so; None where the job stays open in it."""
+    """Return how the journal records the `ending` of a job; None if the job stays open in it."""
     match ending:
         case ev.Succeeded():
             return "done"
         case TaskAbandoned() | SubmissionInDoubt() if closing:
-            # It ends with the client only: the next process goes on with it.
+            # The job ends only because the client closes, so the next process goes on with it.
             return None
         case ClientClosed():
             return "unsent"
@@ -409,6 +413,6 @@ def _end_kind(ending: ev.Succeeded | PerfectError, *, closing: bool) -> EndKind 
         case TaskExpired() | TaskTimedOut() | TaskAbandoned():
             return "lost"
         case _:
-            # What is paid for is not told as uncharged later: a result that cannot be read, a poll
-            # that the vendor refuses for good.
+            # A charged job must not look uncharged to a later process, such as one whose result
+            # cannot be read or whose polls the vendor refuses for good.
             return "lost" if ending.units_at_stake else "failed"

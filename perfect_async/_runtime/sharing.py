@@ -1,11 +1,11 @@
-"""Share a key with the other processes that use it: one step of a scheduler in a ledger.
+"""Shares a key with other processes: takes the steps of the scheduler in the key's ledger.
 
-A step takes the ledger's lock, reads what others wrote, lets the scheduler decide, writes what has
-changed, and gives the lock back. Only then is anything performed. Where the ledger cannot be used
-any more the process goes on alone, and says so once.
+A step takes the ledger's lock, reads the rows of other processes, lets the scheduler decide, writes
+the changed rows, and releases the lock. Commands are performed after that. If the ledger can no
+longer be used, the process goes on alone and logs that once.
 
-The scheduler counts time from a moment of its own, the ledger from one that all members share. The
-two differ by whole slots, so that the slots of all members are the same.
+The scheduler and the ledger count time from different moments, which differ by whole slots, so that
+all members have the same slots.
 """
 
 from __future__ import annotations
@@ -43,36 +43,34 @@ from perfect_async.scheduler import Scheduler
 
 T = TypeVar("T")
 
-_HURRY: Final = 0.05
-"""Seconds to wait for the lock while a reserved poll is due, which may leave without it."""
-_PATIENCE: Final = 2.0
-"""Seconds to wait for the lock otherwise, but only until the next reserved poll."""
-_OPENING: Final = 5.0
+_SHORT_WAIT: Final = 0.05
+"""Seconds to wait for the lock while a reserved poll is due, which may leave without the lock."""
+_LONGEST_WAIT: Final = 2.0
+"""Seconds to wait for the lock otherwise, at most until the next reserved poll."""
+_OPENING_WAIT: Final = 5.0
 """Seconds to wait for the lock when the ledger is opened."""
-_BEAT: Final = SECOND
-"""How often a member that has work reads what others wrote."""
-_QUIET: Final = 3 * SECOND
-"""A member with tasks writes every second: after this another one looks after its tasks."""
-_AWAY: Final = 2 * SECOND
-"""Where the lock could not be had for longer, others have polled what they could not tell."""
-_SEEN_FOR: Final = SECOND // 2
+_HEARTBEAT: Final = SECOND
+"""How often a member with work reads the rows of others."""
+_UNREAD_FOR: Final = 2 * SECOND
+"""After this long without the lock, other members may have polls that they could not write."""
+_MEMBERS_KEPT: Final = SECOND // 2
 """How long the list of living members is used before it is read again."""
 _MOST_CREATED: Final = 10_000
-"""Tasks whose creations are remembered."""
+"""How many tasks have their creation remembered."""
 _MARGIN: Final = 10 * SECOND
 """How long before the oldest request of a window the scheduler's time begins."""
 
 
 @attrs.frozen
 class ShareSetting:
-    """Where a key's ledger is: a `folder` of this machine (None: the user's), or a Redis `url`."""
+    """The place of a key's ledger: a `folder` (None: the user's state folder) or a Redis `url`."""
 
     folder: str | None = None
     url: str | None = attrs.field(default=None, repr=False)
 
 
 def submission(spec: JobSpec, gone: str = "") -> Submission:
-    """Return what the ledger says about the creation of `spec`: no path and no URL.
+    """Return the form of `spec` for the ledger, without paths and URLs.
 
     `gone` is a task of the job whose result the vendor no longer has.
     """
@@ -83,11 +81,11 @@ def submission(spec: JobSpec, gone: str = "") -> Submission:
 
 
 def _digest(spec: JobSpec) -> str:
-    """Return what tells the pictures of `spec` from others: that of its picture, if it has one.
+    """Return the digest that identifies the pictures of `spec`.
 
-    A `Feature` may have any number of inputs, and its key says nothing of their roles.
+    For a `Feature` it covers the parameters and the names of the inputs too.
     """
-    # Of a signed URL all counts: two signatures may lead to two pictures.
+    # A signed URL counts with its signature, since two signatures may lead to two pictures.
     digests = [each.source_digest or each.signed for each in spec.inputs]
     if not isinstance(spec.job, Feature):
         [digest] = digests
@@ -100,11 +98,10 @@ def _digest(spec: JobSpec) -> str:
 
 
 def doubt_elsewhere(units: float) -> SubmissionInDoubt:
-    """Return the error of a job that equals one whose creation is in doubt in another process."""
+    """Return the error of a job whose equal is in doubt in another process."""
     return SubmissionInDoubt(
-        "Nothing was sent: another process on this key created a task for the same job, and no "
-        "usable answer came back, so a second one may be a second charge. buy_in_doubt=True "
-        "consents to it.",
+        "Nothing was sent: another process on this key created a task for the same job and got no "
+        "usable answer, so creating it again may be a second charge.",
         units_at_stake=units,
     )
 
@@ -116,9 +113,9 @@ def _whole_slots(microseconds: int) -> int:
 class SharedKey:
     """This process's membership in the ledger of one key.
 
-    `describe` returns what a creation is for. `give_way` is called with the number of a job whose
-    creation is not sent because another process has bought it. Between `open` and `close` each
-    decision is a `step`, except while `alone` is True: then the ledger could not be used.
+    `describe` returns the job of a creation. `give_way` is called with the number of a job that is
+    not created because another process has bought it. Between `open` and `close` each decision is a
+    `step`, unless `alone` is True because the ledger cannot be used.
     """
 
     def __init__(
@@ -139,18 +136,18 @@ class SharedKey:
         self._describe = describe
         self._give_way = give_way
         self._store: LedgerStore | None = None
-        # The scheduler's time less the loop's, and the ledger's less the scheduler's.
+        # The scheduler's time minus the loop's, and the ledger's time minus the scheduler's.
         self._offset = self._origin = 0
-        # The ledger's time.
+        # Returns the ledger's time.
         self._now: Callable[[], int] = lambda: 0
         self._intents: dict[int, ev.IntentRow] = {}
-        # The creations of the tasks that run here, by task.
+        # The creations of the tasks that run in this process, by task.
         self._created: dict[str, ev.IntentRow] = {}
         self._changed: list[ev.IntentRow | ev.DoneRow] = []
-        # Who lived, and when that was.
-        self._seen: tuple[int, dict[str, int]] = -NEVER, {}
-        self._stepped_at = -_BEAT
-        # Since when the lock is wanted.
+        # When the living members were read, and when each of them wrote last.
+        self._living_at: tuple[int, dict[str, int]] = -NEVER, {}
+        self._stepped_at = -_HEARTBEAT
+        # Since when the lock has been tried for in vain.
         self._tried_since = NEVER
         self._held: ev.SharedLimits | None = None
         self.opened_at = 0
@@ -160,25 +157,25 @@ class SharedKey:
         return f"<SharedKey {state}>"
 
     async def open(self, limits: Limits, now: Callable[[], int]) -> int | None:
-        """Join the ledger; returns how far the scheduler's time is ahead of `now`, which counts
-        microseconds of the loop. None: the ledger cannot be used, and the process is alone.
+        """Join the ledger, and return how far the scheduler's time is ahead of `now`.
 
-        `limits` are those of the whole key. Raises `ConfigurationError` for a server that cannot
-        be used.
+        `now` returns the loop's time in microseconds, and `limits` are those of the whole key. None
+        means that the ledger cannot be used, so that the process is alone. Raises
+        `ConfigurationError` for a Redis server that cannot be used.
         """
         try:
             store = await self._opened(now)
         except LedgerUnavailable as exc:
-            self._say_alone(exc)
+            self._log_alone(exc)
             return None
         self._store = store
         try:
-            snapshot = await store.take(_OPENING)
+            snapshot = await store.take(_OPENING_WAIT)
             if snapshot is None:
                 if self.setting.url is not None:
                     raise ConfigurationError(  # noqa: TRY301 - closes the store below
-                        "The Redis server that `share` names stopped answering while the client "
-                        "was opened. Open it again once the server answers."
+                        "The Redis server of `share` stopped answering while the client opened. "
+                        "Open the client again once the server answers."
                     )
                 held = "its lock was held for more than 5 s"
                 raise LedgerUnavailable(held)  # noqa: TRY301 - as above
@@ -186,7 +183,7 @@ class SharedKey:
             await store.release()
         except LedgerUnavailable as exc:
             await self.close()
-            self._say_alone(exc)
+            self._log_alone(exc)
             return None
         except BaseException:
             await self.close()
@@ -207,7 +204,7 @@ class SharedKey:
         digest = key_digest(self._key)
         self._key = ""
         if setting.url is not None:
-            # Loaded when it is used: redis is an extra.
+            # Loaded only when it is used, since redis is an extra.
             from perfect_async._ledger.redis import open_redis  # noqa: PLC0415
 
             return await open_redis(setting.url, host, digest)
@@ -218,16 +215,16 @@ class SharedKey:
         return open_local(folder, host, digest, clock=lambda: now() * 1000)
 
     async def close(self) -> None:
-        """Leave the ledger: the others see at once that this process is gone."""
+        """Leave the ledger; the other members notice it at once."""
         store, self._store, self.alone = self._store, None, True
         if store is not None:
             await store.aclose()
 
     async def leave(self, now: Callable[[], int]) -> None:
-        """Tell the others what has ended, so that they poll none of it, and leave the ledger."""
+        """Write which tasks have ended, so that no member polls them, and leave the ledger."""
         store = self._store
         try:
-            if store is not None and (snapshot := await store.take(_HURRY)) is not None:
+            if store is not None and (snapshot := await store.take(_SHORT_WAIT)) is not None:
                 at = now()
                 self._read(snapshot, at)
                 await store.publish([*self._changes(at), *self._changed])
@@ -239,17 +236,21 @@ class SharedKey:
     # Steps.
 
     def next_step(self, now: int, *, busy: bool) -> int:
-        """Return when the ledger has to be read although nothing is due; else NEVER."""
+        """Return when the ledger must be read though no command is due; NEVER if it need not be."""
         if busy or self._changed:
-            return max(now, self._stepped_at + _BEAT)
+            return max(now, self._stepped_at + _HEARTBEAT)
         every = NEVER if self._store is None else self._store.renewed_every
         return NEVER if every == NEVER else max(now, self._stepped_at + every)
 
-    async def step(self, now: Callable[[], int], *, hurry: bool) -> list[ev.Command] | None:
-        """Decide what leaves now, and tell the others; the commands are to be performed.
+    def tried_for(self, now: int) -> int:
+        """Return for how many microseconds the lock has been tried for in vain."""
+        return max(0, now - self._tried_since)
 
-        `hurry`: a reserved poll is due, which may leave without the lock. None: the lock was not
-        had, so that nothing may leave that is not reserved.
+    async def step(self, now: Callable[[], int], *, hurry: bool) -> list[ev.Command] | None:
+        """Decide which commands leave now, write them to the ledger, and return them.
+
+        The caller performs them. `hurry`: a reserved poll is due, which may leave without the lock.
+        None means that the lock could not be taken, so that only reserved polls may leave.
         """
         store, scheduler = self._store, self._scheduler
         if store is None:
@@ -266,8 +267,8 @@ class SharedKey:
                     await store.release()
                     scheduler.changes(now())
                     scheduler.publish_again()
-                    # It is asked again at once.
-                    await anyio.sleep(_HURRY)
+                    # The caller tries again at once.
+                    await anyio.sleep(_SHORT_WAIT)
                     return self._not_sent(commands, now)
                 at = now()
                 published = self._changes(at)
@@ -281,17 +282,17 @@ class SharedKey:
             except LedgerUnavailable:
                 raise
             except BaseException:
-                # Nothing is performed after this: `leave` tells that nothing was sent.
+                # No command is performed after this, and `leave` writes that none was sent.
                 scheduler.publish_again()
                 self._not_sent(commands, now)
                 raise
         except LedgerUnavailable as exc:
             await self.close()
-            self._say_alone(exc)
+            self._log_alone(exc)
             scheduler.unshare(now())
             return commands
         self._stepped_at = at
-        self._say_limits()
+        self._log_limits()
         if kept:
             del self._changed[:intents]
             return commands
@@ -301,10 +302,10 @@ class SharedKey:
     async def _decide(
         self, store: LedgerStore, commands: list[ev.Command], now: Callable[[], int]
     ) -> bool:
-        """Add what leaves now to `commands`, while the ledger is locked.
+        """Add the commands that leave now to `commands`, while the ledger is locked.
 
-        A job that is to be bought once is not created where somebody has bought it. False: the
-        ledger did not say whether somebody has, so that nothing may leave.
+        A job with the option `once` is not created if another process has bought it. False means
+        that the ledger could not be asked about that, so that no command may leave.
         """
         scheduler, unbought = self._scheduler, set[int]()
         at = now()
@@ -321,7 +322,7 @@ class SharedKey:
                 found = await self._found(store, job)
             except LedgerUnavailable:
                 return False
-            # Time has passed: something else may be due now, or the job has ended.
+            # Time has passed, so another command may be due now, or the job may have ended.
             at = now()
             if found is None:
                 unbought.add(command.ref)
@@ -331,15 +332,16 @@ class SharedKey:
         return True
 
     def _read(self, snapshot: Snapshot, at: int) -> None:
-        """Give the scheduler what others wrote; the lock is held."""
+        """Give the scheduler the rows of other members; the lock is held."""
         if snapshot.afresh:
-            # The clock that all members share may have been set.
+            # The clock that all members share may have been set in the meantime.
             self._origin = _whole_slots(snapshot.now - (at - self._offset)) - self._offset
         rows = tuple(
             shifted(row, -self._origin) for row in snapshot.rows if believable(row, snapshot.now)
         )
-        # Others polled meanwhile, which they could not tell: as after a loss they do so now.
-        afresh = snapshot.afresh or at - self._tried_since > _AWAY
+        # Other members may have sent polls that they could not write. They write them now, as
+        # after a loss of the ledger.
+        afresh = snapshot.afresh or at - self._tried_since > _UNREAD_FOR
         self._tried_since = NEVER
         self._scheduler.receive(ev.LedgerRead(rows, snapshot.gone, afresh=afresh), at)
 
@@ -349,15 +351,15 @@ class SharedKey:
     async def _taken(
         self, store: LedgerStore, now: Callable[[], int], *, hurry: bool
     ) -> Snapshot | None:
-        began, within = now(), _HURRY
+        began, within = now(), _SHORT_WAIT
         if not hurry:
-            # Not for longer than until the next reserved poll: that one leaves without the lock.
+            # At most until the next reserved poll, which leaves without the lock.
             reserved = (self._scheduler.reserved_at() - began) / SECOND
-            within = min(max(reserved, _HURRY), _PATIENCE)
+            within = min(max(reserved, _SHORT_WAIT), _LONGEST_WAIT)
         snapshot = await store.take(within)
         if snapshot is None and not hurry:
-            # A store that is known to be away answers at once.
-            await anyio.sleep(max(0.0, _HURRY - (now() - began) / SECOND))
+            # A store that is known to be unreachable returns at once.
+            await anyio.sleep(max(0.0, _SHORT_WAIT - (now() - began) / SECOND))
         return snapshot
 
     def _with_intents(self, commands: list[ev.Command], now: int) -> list[ev.LedgerRow]:
@@ -372,7 +374,7 @@ class SharedKey:
         return list(self._changed)
 
     def _not_sent(self, commands: list[ev.Command], now: Callable[[], int]) -> list[ev.Command]:
-        """Report `commands` as not sent; return those that may be performed without the ledger."""
+        """Report `commands` as not sent, and return those that need no ledger."""
         kept: list[ev.Command] = []
         error = ServiceUnavailable("The ledger of the key could not be written.", never_sent=True)
         for command in commands:
@@ -386,7 +388,7 @@ class SharedKey:
         return kept
 
     def submitted(self, command: ev.Submit, event: ev.Answer) -> None:
-        """Tell the others at the next step what became of a creation."""
+        """Write the outcome of a creation at the next step."""
         row = self._intents.pop(command.number, None)
         if row is None or self.alone:
             return
@@ -403,59 +405,59 @@ class SharedKey:
     def _remember(self, row: ev.IntentRow) -> None:
         self._created[row.task_id] = row
         if len(self._created) > _MOST_CREATED:
-            # The oldest; a task that was lost is not forgotten otherwise.
+            # Drops the oldest, since a lost task is never removed otherwise.
             del self._created[next(iter(self._created))]
 
     def adopted(self, found: Bought) -> None:
-        """Note that the task of `found` is polled by this process from now on."""
+        """Record that this process polls the task of `found` from now on."""
         if isinstance(found.row, ev.IntentRow):
             self._remember(found.row)
 
     def failed(self, task_id: str) -> None:
-        """Tell the others that the engine failed on a task of ours: its units were returned."""
+        """Write that the engine failed on this process's task, so that its units were returned."""
         row = self._created.pop(task_id, None)
         if row is not None and not self.alone:
             self._changed.append(attrs.evolve(row, state="refused"))
 
     def done(self, job: Submission, task_id: str) -> None:
-        """Tell the others that a task of ours for `job` has succeeded."""
+        """Write that this process's task for `job` has succeeded."""
         self._created.pop(task_id, None)
         if not self.alone:
             row = ev.DoneRow(job.identity, job.digest, job.feature, task_id, self._now())
             self._changed.append(row)
 
-    # What others know.
+    # Questions to the ledger.
 
     async def bought(self, job: Submission) -> Bought | None:
-        """Return how far any process, this one too, has come with buying `job`.
+        """Return the purchase of `job` by any process, this one included.
 
-        None: nobody has bought it, as far as is known. `step` looks again under the lock, and its
-        answer is final.
+        None means that no process is known to have bought it. `step` asks again under the lock, and
+        that answer is final.
         """
         return await self._asked(lambda store: self._found(store, job), None)
 
-    async def is_alert(self, member: str) -> bool:
-        """Return whether `member` wrote to the ledger just now, as one with a task does."""
+    async def is_active(self, member: str) -> bool:
+        """Return whether `member` wrote to the ledger lately, as a member with a task does."""
         seen = await self._asked(lambda store: self._living(store, {member}), dict[str, int]())
-        return self._now() - seen.get(member, -NEVER) < _QUIET
+        return self._now() - seen.get(member, -NEVER) < ev.SILENT_AFTER
 
     async def _living(self, store: LedgerStore, wanted: set[str]) -> dict[str, int]:
-        """Return who has neither left nor died, and when each wrote last.
+        """Return the members that have neither left nor died, and when each wrote last.
 
-        That is as of half a second ago at most. Where one that is `wanted` is not among them they
-        are asked for again: it may be new.
+        The answer is at most half a second old. If a `wanted` member is not in it, the members are
+        read again, since that one may be new.
         """
-        at, living = self._seen
-        if self._now() >= at + _SEEN_FOR or not wanted <= living.keys():
+        at, living = self._living_at
+        if self._now() >= at + _MEMBERS_KEPT or not wanted <= living.keys():
             members = await store.members()
             at = self._now()
             living = {each.member: at - each.age for each in members}
-            self._seen = at, living
+            self._living_at = at, living
         return living
 
     async def _found(self, store: LedgerStore, job: Submission) -> Bought | None:
         rows = {key(row): row for row in await store.find_intents(job.identity, job.digest)}
-        # What is known here and was not published yet is newer.
+        # Rows of this process that were not written yet are newer.
         mine = [r for r in self._changed if (r.identity, r.digest) == (job.identity, job.digest)]
         rows.update({key(row): row for row in mine})
         sent = {
@@ -469,9 +471,9 @@ class SharedKey:
         return "" if self._store is None else self._store.member
 
     async def in_doubt(self, job: Submission) -> bool:
-        """Whether another member's creation for `job` came into doubt since this one opened.
+        """Return whether another member's creation for `job` is in doubt since this one opened.
 
-        Raises `ServiceUnavailable` where the ledger does not say: a creation would be a guess.
+        Raises `ServiceUnavailable` if the ledger cannot be asked, so that nothing is created.
         """
         store = self._store
         if store is None:
@@ -480,7 +482,7 @@ class SharedKey:
             rows = await store.find_intents(job.identity, job.digest)
         except LedgerUnavailable as exc:
             raise ServiceUnavailable(
-                f"The ledger of the key could not be asked: {exc}.", never_sent=True
+                f"The ledger of the key could not be read: {exc}.", never_sent=True
             ) from exc
         return any(
             isinstance(row, ev.IntentRow)
@@ -491,44 +493,44 @@ class SharedKey:
         )
 
     def others_in_doubt(self, feature: str) -> bool:
-        """Whether another member has created a task of `feature` lately whose id nobody knows."""
+        """Return whether another member lately created a task of `feature` whose id is unknown."""
         return not self.alone and self._scheduler.others_in_doubt(feature, 2 * NEAR)
 
     async def knows(self, task_id: str) -> bool:
-        """Whether `task_id` is a task of any member."""
+        """Return whether `task_id` is a task of any member."""
         return await self._asked(lambda store: store.known_task(task_id), otherwise=False)
 
     async def _asked(self, ask: Callable[[LedgerStore], Awaitable[T]], otherwise: T) -> T:
-        """Return what the store says, or `otherwise` where it cannot be asked."""
+        """Return the store's answer, or `otherwise` if it cannot be asked."""
         if self._store is None:
             return otherwise
         try:
             return await ask(self._store)
         except LedgerUnavailable:
-            # The next step says so.
+            # The next step logs it.
             return otherwise
 
-    def _say_limits(self) -> None:
-        """Say once that others have stricter settings, which hold for this process too."""
+    def _log_limits(self) -> None:
+        """Log once that other members have stricter settings, which hold for this process too."""
         own, held = self._scheduler.shared_limits()
         if held == self._held:
             return
         self._held = held
         if held != own:
             LOG.info(
-                "Another process on this key has other settings. This one has %s; the strictest "
-                "of both hold while both run: %s.",
+                "Another process on this key has other settings. This one has %s. While both run, "
+                "the strictest of each hold: %s.",
                 _settings(own),
                 _settings(held),
             )
 
-    def _say_alone(self, error: LedgerUnavailable) -> None:
-        """Say once that nothing is shared from now on, and why."""
+    def _log_alone(self, error: LedgerUnavailable) -> None:
+        """Log once that the key is not shared from now on, and why."""
         message = (
             "This process does not share its key's request window with others: %s. Run one process "
             "at a time on the key, or give each its share with Limits().split(n) and share=None."
         )
-        # A process that is alone on its key misses nothing.
+        # A process that is alone on its key needs no warning.
         ordinary = error.ordinary and not self._scheduler.others()
         LOG.log(INFO if ordinary else WARNING, message, error)
 

@@ -31,13 +31,13 @@ from perfect_async.models import Feature, FileId, Job, JobInput, Source
 
 @attrs.frozen(eq=False, repr=False)
 class JobOptions(Value):
-    """The options of a caller for a job.
+    """The caller's options for a job.
 
     `save_to`: the folder for its pictures. `delete`: whether the vendor's copies are deleted once
-    they are saved. `spending_limits`: the numbers of the limits that the job counts against.
-    `buy_in_doubt`: the caller agrees to a second charge where an equal job is in doubt. `once`: the
-    job is not bought where another process on the key has bought it. `give_up` (microseconds) and
-    `engine_retries` are those of this job, None where those of the client hold.
+    the pictures are saved. `spending_limits`: the numbers of the limits that the job counts
+    against. `buy_in_doubt`: the caller agrees to a second charge if an equal job is in doubt.
+    `once`: the job is not bought if another process on the key has bought it. `give_up`
+    (microseconds) and `engine_retries` are those of this job; None means the client's.
     """
 
     save_to: str | None = None
@@ -51,8 +51,8 @@ class JobOptions(Value):
 
 PLAIN: Final = JobOptions()
 
-# Query names that sign a URL for a while (S3 and its likes, CloudFront; Azure has `sv` and `sig`).
-# A plain `token` or `hash` is none of them: it is the same each time.
+# Query names of temporary signatures (S3 and similar stores, CloudFront; Azure has `sv` and `sig`).
+# A plain `token` or `hash` is not among them, since it stays the same.
 _SIGNING: Final = re.compile(
     r"x-(?:amz|goog|oss|cos|ms|obs)-.*|signature|expires|policy|key-pair-id|"
     r"(?:aws|oss)?accesskeyid|googleaccessid",
@@ -68,9 +68,9 @@ _UNITS: Final = "units"
 class InputSpec(Value):
     """One prepared input of a job.
 
-    `picture` is to be uploaded; `source` is sent where nothing is uploaded. `origin` tells its
-    picture from others: the digest, a file id or a URL that is not signed. `signed` is the SHA-256
-    of a signed URL, which may lead to the same picture as another one.
+    `picture` is uploaded if there is one; otherwise `source` is sent. `origin` identifies the
+    picture: by its digest, a file id or an unsigned URL. `signed` is the SHA-256 of a signed URL;
+    two signed URLs may lead to the same picture.
     """
 
     picture: ImageFile | None = None
@@ -92,7 +92,7 @@ class InputSpec(Value):
 
     @classmethod
     def restored(cls, stored: StoredInput, file_id: str | None) -> InputSpec:
-        """Prepare an input of a former process; one that is not at the vendor has no picture."""
+        """Prepare an input of a former process; an input that is not uploaded has no picture."""
         given = _source_of(stored, file_id)
         return cls(
             source=stored.place if stored.kind == "url" else _file_of(given),
@@ -102,13 +102,13 @@ class InputSpec(Value):
 
     @property
     def source_digest(self) -> str | None:
-        """What tells its picture from others, as a SHA-256; None for a signed URL."""
+        """The SHA-256 that identifies its picture; None for a signed URL."""
         if self.picture is not None:
             return self.picture.digest
         return source_digest(None, self.origin)
 
     def stored(self, source: Source) -> StoredInput:
-        """Return the form that a journal stores: without bytes, and without a signed URL."""
+        """Return the form for a journal, without bytes and without a signed URL."""
         kind: SourceKind = "bytes"
         place: str | None = None
         if isinstance(self.source, FileId):
@@ -129,9 +129,8 @@ NO_INPUT: Final = InputSpec()
 class JobSpec(Value):
     """One prepared job.
 
-    `job` is None for a task that is known by its id alone. `sure`: whether equal identities are
-    equal jobs. `stem` and `file_identity` name its results. `inputs` are those of the job, in their
-    order.
+    `job` is None for a task that is known by its id alone. `sure`: whether equal identities mean
+    equal jobs. `stem` and `file_identity` name its results. `inputs` are the job's, in their order.
     """
 
     feature: str
@@ -147,29 +146,29 @@ class JobSpec(Value):
 
     @property
     def first(self) -> InputSpec:
-        """Its first input, which most jobs have alone."""
+        """The first input; most jobs have only this one."""
         return self.inputs[0] if self.inputs else NO_INPUT
 
     @property
     def picture(self) -> ImageFile | None:
-        """The picture of its first input, if that is to be uploaded."""
+        """The picture of the first input, if it is uploaded."""
         return self.first.picture
 
     @property
     def source(self) -> FileId | str | None:
-        """What is sent for its first input, where nothing is uploaded."""
+        """The file id or URL that is sent for the first input, if it is not uploaded."""
         return self.first.source
 
     @property
     def sources(self) -> list[FileId | str | None]:
-        """What is sent for each input, as far as nothing is uploaded."""
+        """The file id or URL that is sent for each input; None for one that is uploaded."""
         return [each.source for each in self.inputs]
 
     @property
     def file_identity(self) -> str:
-        """The identity for file names: another one for each picture, even if the key is equal.
+        """The identity for file names, which differs between pictures even if the key is equal.
 
-        Two signed URLs count as two pictures, since they may be.
+        Two signed URLs count as two pictures, since they may lead to two.
         """
         if self.job is None or self.job.key is None:
             return self.identity
@@ -177,7 +176,7 @@ class JobSpec(Value):
 
     @property
     def source_digest(self) -> str | None:
-        """What tells its pictures from others, as a SHA-256; None with a signed URL, or none."""
+        """The SHA-256 that identifies its pictures; None with a signed URL or without pictures."""
         return joined_digest([each.source_digest for each in self.inputs])
 
     @property
@@ -189,7 +188,7 @@ class JobSpec(Value):
     def of(
         cls, job: Job, picture: ImageFile | None, options: JobOptions, *more: ImageFile | None
     ) -> JobSpec:
-        """Prepare `job`, whose inputs were inspected: the first is `picture`.
+        """Prepare `job` with its inspected inputs, of which `picture` is the first.
 
         Raises `JobRefused`.
         """
@@ -216,16 +215,16 @@ class JobSpec(Value):
         return spec
 
     def check_price(self) -> None:
-        """Raise `JobRefused` where nobody knows the price, which a spending limit needs."""
+        """Raise `JobRefused` if the price is unknown, since a spending limit needs it."""
         if not self.priced:
             raise JobRefused(
-                f"the price of {self.feature} is not known, so max_units cannot count it: pass "
-                "units=, from the vendor's page."
+                f"the price of {self.feature} is unknown, so max_units cannot count it: pass "
+                "units= with the price from the vendor's page."
             )
 
     @classmethod
     def attached(cls, feature: str, task_id: str) -> JobSpec:
-        """Prepare the watching of a task that exists: at least one unit is at stake in it."""
+        """Prepare a job for a task that exists; it counts as one unit, the least that it cost."""
         return cls(feature, 1.0, 1, None, names.FALLBACK, task_identity(feature, task_id))
 
     @classmethod
@@ -238,9 +237,9 @@ class JobSpec(Value):
     ) -> JobSpec:
         """Prepare a job of a former process from its journal.
 
-        `file_id` is that of the first input at the vendor, `more_ids` are those of the others by
-        their numbers. A picture that is not at the vendor is not inspected here. Raises
-        `JobRefused` where this version cannot make such a job.
+        `file_id` is the first input's at the vendor, and `more_ids` has those of the others by
+        their numbers. A picture that is not uploaded is not inspected here. Raises `JobRefused` if
+        this version cannot make such a job.
         """
         job = cls.job_of(order, file_id, more_ids)
         ids = {0: file_id, **dict(more_ids)}
@@ -262,9 +261,9 @@ class JobSpec(Value):
 
     @property
     def changes(self) -> tuple[str, ...]:
-        """What was changed in its pictures to make them fit.
+        """The changes that `Client(fit=True)` made to its pictures.
 
-        Of several inputs each change says which one it is about.
+        If there are several inputs, each change names its input.
         """
         given = () if self.job is None else self.job.inputs
         found: list[str] = []
@@ -275,21 +274,21 @@ class JobSpec(Value):
 
     @property
     def kind(self) -> TaskKind:
-        """Which tasks last like its own."""
+        """The kind of its task; tasks of one kind last equally long."""
         return TaskKind(self.feature, self.outputs, self.usual)
 
     @staticmethod
     def kind_of(job: Job) -> TaskKind:
-        """Return the kind of task that `job` is, before its picture is looked at."""
+        """Return the kind of the task of `job`, before its picture is inspected."""
         return TaskKind(job.feature, job.outputs, _usual(job))
 
     @staticmethod
     def job_of(
         order: StoredJob, file_id: str | None, more_ids: Sequence[tuple[int, str]] = ()
     ) -> Job:
-        """Make the job of `order`; a source is b"" where that is no longer known.
+        """Make the job of `order`; a source that is no longer known is b"".
 
-        Raises `JobRefused` where this version cannot make such a job.
+        Raises `JobRefused` if this version cannot make such a job.
         """
         held = dict(order.parameters)
         ids = {0: file_id, **dict(more_ids)}
@@ -298,8 +297,8 @@ class JobSpec(Value):
             return _feature(order, held, sources)
         kind, [source] = FEATURES.get(order.feature), sources or [b""]
         if kind is None:
-            raise JobRefused(f"this version knows no feature {quoted(order.feature)}.")
-        # The journal alone knows the other fields of this class, so its type cannot say them.
+            raise JobRefused(f"this version does not know the feature {quoted(order.feature)}.")
+        # The other fields of the class come from the journal, so a type checker cannot know them.
         make = cast("Callable[..., Job]", kind)
         try:
             return make(source=source, key=order.key, **held)
@@ -307,7 +306,7 @@ class JobSpec(Value):
             raise JobRefused(f"{order.feature} has other parameters in this version.") from exc
 
     def stored(self) -> StoredJob:
-        """Return the form that a journal stores: without bytes, and without a signed URL."""
+        """Return the form for a journal, without bytes and without a signed URL."""
         job = self.job
         if job is None:
             raise AssertionError(self)
@@ -336,7 +335,7 @@ def _shown_name(given: JobInput) -> str:
 
 
 def _source_of(stored: StoredInput, file_id: str | None) -> FileId | str | bytes:
-    """Return the source of an input of a former process; b"" where that is no longer known."""
+    """Return the source of an input of a former process; b"" if it is no longer known."""
     if stored.kind == "bytes" and file_id is not None:
         return FileId(file_id)
     if stored.place is None:
@@ -362,12 +361,14 @@ def _feature(order: StoredJob, held: dict[str, str | int], sources: Sequence[Sou
                 cast("list[Source]", inputs.setdefault(name, [])).append(source)
         price = None if _UNITS not in held else int(held[_UNITS])
     except (TypeError, ValueError, AttributeError) as exc:
-        raise JobRefused(f"{order.feature} is stored in a form that is not known.") from exc
+        raise JobRefused(
+            f"the journal has the {order.feature} in a form that this version does not know."
+        ) from exc
     return Feature(path, params, version=version or "v2.0", units=price, key=order.key, **inputs)
 
 
 def _check_names(job: Job, inputs: Sequence[InputSpec]) -> None:
-    """Refuse inputs of one name that cannot be sent together, before anything is uploaded."""
+    """Raise `JobRefused` for inputs of one name that cannot be sent together."""
     urls: dict[str, bool] = {}
     for each, found in zip(job.inputs, inputs, strict=True):
         is_url = isinstance(found.source, str)
@@ -382,9 +383,9 @@ def _usual(job: Job) -> tuple[int, int] | None:
 
 
 def is_signed(source: Source) -> bool:
-    """Return whether `source` is a URL with a signature that lasts for a while.
+    """Return whether `source` is a URL with a temporary signature.
 
-    The next URL of the same picture has another signature, and two URLs that differ only in their
+    A later URL of the same picture has another signature, and two URLs that differ only in their
     signatures may lead to different pictures.
     """
     if not isinstance(source, str) or not names.is_url(source):
@@ -395,12 +396,12 @@ def is_signed(source: Source) -> bool:
 
 
 def identity(job: Job, *digests: str | None) -> str:
-    """Return what makes `job` the same job another day, as 64 hex digits (SHA-256).
+    """Return the identity of `job`, which equal jobs share at any time: 64 hex digits (SHA-256).
 
-    It covers the user's `key` and the feature, if there is a key; else the feature, its parameters
-    and the picture: of each input the digest of its bytes (`digests`), its URL or its file id. The
-    signature of a signed URL is part of it: two signatures may lead to two pictures. Stable between
-    versions: file names and journals hold it.
+    With a `key` it covers the feature and the key. Otherwise it covers the feature, the parameters
+    and each input: the digest of its bytes (`digests`), its URL or its file id. The signature of a
+    signed URL is included, since two signatures may lead to two pictures. The identity must not
+    change between versions, since file names and journals hold it.
     """
     parts: list[object]
     if job.key is not None:
@@ -417,9 +418,9 @@ def identity(job: Job, *digests: str | None) -> str:
 
 
 def name_identity(job: Job, *digests: str | None) -> str:
-    """Return the identity that is in the names of the results of `job`, before it is prepared.
+    """Return the identity for the file names of `job`, before the job is prepared.
 
-    `digests` are those of `identity`. Raises `JobRefused` for a URL that cannot be sent.
+    `digests` are as in `identity`. Raises `JobRefused` for a URL that cannot be sent.
     """
     known = identity(job, *digests)
     if job.key is None:
@@ -438,7 +439,7 @@ def _file_identity(job: Job, known: str, inputs: Sequence[InputSpec]) -> str:
 
 
 def task_identity(feature: str, task_id: str) -> str:
-    """Return the identity of a job of which only the task is known, in the form of `identity`."""
+    """Return an identity, in the form of `identity`, for a job of which only the task is known."""
     return _digest(["task", feature, task_id])
 
 
@@ -447,10 +448,10 @@ def _digest(parts: list[object]) -> str:
 
 
 def parameters(job: Job) -> list[tuple[str, str | int]]:
-    """Return what `job` asks for beside its pictures, by the names of its fields.
+    """Return the parameters of `job`, its pictures excluded, by the names of its fields.
 
-    A `Feature` is told from other jobs by what is here: its parameters and the names of its inputs
-    as JSON, and its price where that was given.
+    A `Feature` has its parameters and the names of its inputs as JSON, and its price if that was
+    given; these names tell it from other jobs.
     """
     if isinstance(job, Feature):
         layout = json.dumps([[each.name, each.index] for each in job.inputs])
@@ -461,8 +462,7 @@ def parameters(job: Job) -> list[tuple[str, str | int]]:
     values: list[tuple[str, str | int | None]] = [
         (name, getattr(job, name)) for name in fields if name not in {"source", "key"}
     ]
-    # None is left out on the wire too, so a parameter that a later version adds changes no
-    # identity.
+    # None is not sent either, so a parameter that a later version adds changes no identity.
     return [(name, value) for name, value in values if value is not None]
 
 

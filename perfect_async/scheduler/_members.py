@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 _STOPPED: Final = 10 * SECOND
 """A member that has work and has written nothing for so long is taken to be stopped."""
-_QUIET: Final = 3 * SECOND
-"""One that has work writes every second: after this nobody relies on it for a task of its own."""
 _WAITING: Final = SECOND
 """How long a member counts as waiting after it last wrote that it waits for its turn."""
 _BEAT: Final = SECOND
@@ -256,7 +254,9 @@ class Members:
     def keeps(self, task_id: str) -> bool:
         """Whether another member runs this task and was wrote just now, and it has not ended."""
         active = {
-            row.member for row in self._rows.values() if self.updated_at - row.stepped_at < _QUIET
+            row.member
+            for row in self._rows.values()
+            if self.updated_at - row.stepped_at < ev.SILENT_AFTER
         }
         return any(
             task.row.task_id == task_id and task.row.member in active and not task.row.announced

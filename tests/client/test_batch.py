@@ -1,4 +1,4 @@
-"""Many pictures: what is read when, in which order they come, how it ends, what is told of it."""
+"""Batches: when jobs are read, the order of outcomes, how a batch ends, and its progress."""
 
 import asyncio
 import gc
@@ -38,7 +38,7 @@ ROOM = Limits(100_000, 300, 100)
 
 
 class Counted:
-    """A source that counts how many jobs were read, and whether it was closed."""
+    """A source that counts how many jobs were read, and records whether it was closed."""
 
     def __init__(self, jobs: Iterable[Job]) -> None:
         self.jobs = iter(jobs)
@@ -61,12 +61,12 @@ class Counted:
             self.closed = True
 
 
-# What is read.
+# Reading the source.
 
 
 @pytest.mark.parametrize("kind", ["generator", "async generator"])
 async def test_a_million_jobs_are_read_a_few_dozen_ahead(kind: str) -> None:
-    """A source of any length is read as it is needed, and left where the block is left."""
+    """A source of any length is read as needed, and closed when the block is left."""
     sandbox = vendor()
     source = Counted(smiles(10**6))
     jobs = iter(source) if kind == "generator" else source.later()
@@ -79,7 +79,7 @@ async def test_a_million_jobs_are_read_a_few_dozen_ahead(kind: str) -> None:
                 assert outcome.ok
                 assert created <= source.read <= created + 53
                 if taken == 20:
-                    # Between two readings: what is cancelled in one cleans up as it can.
+                    # Between two reads, since a cancelled read cleans up by itself.
                     await asyncio.sleep(0.01)
                     break
         read = source.read
@@ -91,8 +91,8 @@ async def test_a_million_jobs_are_read_a_few_dozen_ahead(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["list", "generator", "async generator"])
-async def test_no_jobs_at_all(kind: str) -> None:
-    """An empty source ends at once."""
+async def test_an_empty_source_ends_at_once(kind: str) -> None:
+    """A batch without jobs has no outcomes."""
     empty: list[Job] = []
     jobs: Any = {"list": empty, "generator": iter(empty), "async generator": later(iter(empty))}
     sandbox = vendor()
@@ -104,7 +104,7 @@ async def test_no_jobs_at_all(kind: str) -> None:
 
 
 class Endless:
-    """An async iterable that is no generator: it has no `aclose`."""
+    """An async iterable that is not a generator, so it has no `aclose`."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -117,8 +117,8 @@ class Endless:
         return smile(self.number)
 
 
-async def test_an_async_iterable_of_another_kind() -> None:
-    """Whatever `async for` takes is a source."""
+async def test_any_async_iterable_is_a_source() -> None:
+    """The jobs may come from any object that `async for` accepts."""
     source = Endless()
     async with client(vendor()) as c, c.batch(source) as batch:
         assert (await anext(batch)).ok
@@ -127,8 +127,8 @@ async def test_an_async_iterable_of_another_kind() -> None:
     assert source.number < 60
 
 
-async def test_a_slow_consumer_stops_the_creating_and_not_the_polls() -> None:
-    """What nobody takes is not bought without end, and what was bought is kept."""
+async def test_a_slow_consumer_delays_creations_but_no_polls() -> None:
+    """While nobody takes outcomes, few jobs are created, and running tasks are kept alive."""
     sandbox = vendor(**MANY)
     source = Counted(smiles(10**6))
     async with client(sandbox, limits=Limits(10_000, 300, 5)) as c:
@@ -144,17 +144,17 @@ async def test_a_slow_consumer_stops_the_creating_and_not_the_polls() -> None:
             assert sandbox.ledger.units_charged > held
         ahead = source.read - sandbox.ledger.units_charged
 
-    # What is held back (200), what ran by then, and what was ready to be created (200).
+    # 200 outcomes that wait, the running tasks, and 200 jobs that are ready to be created.
     assert held <= 200 + 5 * 9 + 200
     assert ahead <= 200
     assert 0 == sandbox.ledger.units_wasted
 
 
-# How it comes out.
+# Outcomes.
 
 
 async def test_outcomes_come_as_they_end_or_in_order() -> None:
-    """A slow first job holds up the others only where the order is asked for."""
+    """A slow first job delays the others only with `ordered`."""
     slow = {"ai-avatar": Durations.fixed(60.0), "ai-smile": Durations.fixed(5.0)}
     jobs = [avatar(), smile(1), Smile(b"none"), smile(2)]
     async with client(vendor(durations=slow)) as c:
@@ -167,8 +167,8 @@ async def test_outcomes_come_as_they_end_or_in_order() -> None:
     assert (jobs[2], jobs[0]) == (ended[0], ended[-1])
 
 
-async def test_in_order_with_a_slow_head() -> None:
-    """Behind a job that is slow so many are made ready, and no more."""
+async def test_a_slow_first_job_holds_back_a_bounded_number() -> None:
+    """With `ordered` a bounded number of outcomes wait for a slow first job."""
     slow = {"ai-avatar": Durations.fixed(500.0), "ai-smile": Durations.fixed(1.0)}
     source = Counted([avatar(), *smiles(400)])
     sandbox = vendor(**MANY, durations=slow)
@@ -195,7 +195,7 @@ async def test_in_order_with_a_slow_head() -> None:
     ids=["bytes", "path", "text", "None"],
 )
 async def test_one_bad_job_is_one_failure(job: Job, error: type[JobRefused]) -> None:
-    """What cannot be sent is told as an outcome, and the others go on."""
+    """A job that cannot be sent has an outcome, and the others go on."""
     async with client(vendor()) as c, c.batch(iter([smile(1), job, smile(2)])) as batch:
         outcomes = [outcome async for outcome in batch]
     bad = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
@@ -209,16 +209,16 @@ async def test_one_bad_job_is_one_failure(job: Job, error: type[JobRefused]) -> 
 
 
 @pytest.mark.parametrize("collection", [list, tuple, set])
-async def test_what_is_no_job_is_refused_at_the_call(collection: type) -> None:
-    """A path in a list of jobs is an error where the batch is made, before anything is sent."""
+async def test_an_item_that_is_not_a_job_is_refused_at_the_call(collection: type) -> None:
+    """A path in a list of jobs raises an error when the batch is made, before anything is sent."""
     async with client(vendor()) as c:
-        with pytest.raises(JobRefused, match="'str' is no job"):
+        with pytest.raises(JobRefused, match="'str' is not a job"):
             c.batch(collection(["a.jpg"]))
         with pytest.raises(ConfigurationError, match="Smile"):
             c.batch("a.jpg")  # type: ignore[arg-type]
 
 
-async def test_what_an_outcome_tells() -> None:
+async def test_the_fields_of_an_outcome() -> None:
     """Task, units and duration are those of the vendor's ledger."""
     faults = Faults(by_picture={"https://pictures.example/1.jpg": "error_pose"})
     sandbox = vendor(faults=faults)
@@ -237,13 +237,13 @@ async def test_what_an_outcome_tells() -> None:
         assert 8 <= outcome.duration < 60
 
 
-# How it ends.
+# The end of a batch.
 
 
 @pytest.mark.parametrize("kind", ["generator", "async generator"])
 @pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError, StopAsyncIteration])
-async def test_a_source_that_raises(kind: str, error: type[BaseException]) -> None:
-    """What the source raises comes after the outcomes of the jobs that it gave."""
+async def test_an_error_of_the_source_comes_last(kind: str, error: type[BaseException]) -> None:
+    """An error of the source is raised after the outcomes of the jobs before it."""
 
     def source() -> Iterator[Job]:
         yield from smiles(5)
@@ -254,7 +254,7 @@ async def test_a_source_that_raises(kind: str, error: type[BaseException]) -> No
     expected = {
         ZeroDivisionError: ZeroDivisionError,
         asyncio.CancelledError: ClientClosed,
-        # Python makes it a RuntimeError on the way out of a generator.
+        # A generator turns it into a RuntimeError.
         StopAsyncIteration: RuntimeError,
     }[error]
     async with client(vendor()) as c, c.batch(jobs) as batch:
@@ -267,8 +267,8 @@ async def test_a_source_that_raises(kind: str, error: type[BaseException]) -> No
     assert [True] * 5 == [outcome.ok for outcome in outcomes]
 
 
-async def test_a_source_that_raises_when_it_is_closed() -> None:
-    """An error in the source's own cleaning up is its reader's, after everything else."""
+async def test_an_error_while_the_source_closes_comes_last() -> None:
+    """An error of the source's own cleanup is raised after all outcomes."""
 
     async def source(count: int) -> AsyncIterator[Job]:
         try:
@@ -291,7 +291,7 @@ async def test_a_source_that_raises_when_it_is_closed() -> None:
 
 
 async def test_a_source_that_hangs_when_it_is_closed() -> None:
-    """Leaving the block is bounded whatever the source does."""
+    """Leaving the block takes bounded time, whatever the source does."""
 
     async def source() -> AsyncIterator[Job]:
         try:
@@ -309,8 +309,8 @@ async def test_a_source_that_hangs_when_it_is_closed() -> None:
     assert took < 30
 
 
-async def test_stopping() -> None:
-    """A batch that is stopped ends when what runs has ended; the rest was not bought."""
+async def test_stopping_a_batch() -> None:
+    """A stopped batch ends when its running tasks have ended; the other jobs are not bought."""
     sandbox = vendor()
     source = Counted(Smile(portrait(n % 7, size=96), key=str(n)) for n in range(10**6))
     async with client(sandbox) as c, c.batch(source) as batch:
@@ -324,8 +324,8 @@ async def test_stopping() -> None:
     assert {ClientClosed} == {type(outcome.error) for outcome in outcomes if not outcome.ok}
 
 
-async def test_stopping_while_pictures_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs that were not even entered have outcomes too, which say why."""
+async def test_stopping_while_pictures_are_inspected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs that were not entered yet have outcomes that say why."""
     monkeypatch.setattr(session, "inspect", slowly)
     async with client(vendor()) as c, c.batch(smiles(5)) as batch:
         await asyncio.sleep(0.5)
@@ -336,8 +336,8 @@ async def test_stopping_while_pictures_are_looked_at(monkeypatch: pytest.MonkeyP
     assert all("batch was stopped" in str(outcome.error) for outcome in outcomes)
 
 
-async def test_closing_while_pictures_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job that comes through its look when the client has closed was not sent."""
+async def test_closing_while_pictures_are_inspected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job whose inspection ends after the client has closed is not sent."""
     sandbox = vendor()
     c = await client(sandbox).open()
     kept = asyncio.ensure_future(c.run(smile()))
@@ -356,19 +356,19 @@ async def test_closing_while_pictures_are_looked_at(monkeypatch: pytest.MonkeyPa
 
 
 async def slowly(*_: object, fit: bool) -> None:
-    """A look at a picture that takes a second."""
+    """An inspection of a picture that takes a second."""
     await asyncio.sleep(1)
 
 
 async def later_on(source: Iterable[Job]) -> AsyncIterator[Job]:
-    """`source`, and then nothing for long."""
+    """`source`, followed by a long pause."""
     for job in source:
         yield job
     await asyncio.sleep(10_000)
 
 
 async def test_leaving_the_block_early() -> None:
-    """Nothing more is created, and what runs is kept to its end by the client."""
+    """No more tasks are created, and the client keeps running ones to their ends."""
     sandbox = vendor()
     async with client(sandbox) as c:
         batch = c.batch(smiles(1000))
@@ -386,8 +386,8 @@ async def test_leaving_the_block_early() -> None:
     assert 0 == sandbox.ledger.units_wasted
 
 
-async def test_entered_once() -> None:
-    """A batch is entered once, and iterated when it has been entered."""
+async def test_a_batch_is_entered_once() -> None:
+    """Entering twice, and iterating before entering, raise an error."""
     async with client(vendor()) as c:
         batch = c.batch(smiles(1))
         with pytest.raises(ConfigurationError, match="Enter the batch first"):
@@ -395,14 +395,14 @@ async def test_entered_once() -> None:
         assert Progress(None, 0, 0, 0, 0, 0.0, None) == batch.progress
         async with batch:
             assert "<Batch Progress(total=None" in repr(batch)
-            with pytest.raises(ConfigurationError, match="entered once"):
+            with pytest.raises(ConfigurationError, match="entered already"):
                 await batch.__aenter__()
         with pytest.raises(ConfigurationError, match="'int'"):
             c.batch(7)  # type: ignore[arg-type]
 
 
 async def test_a_batch_may_be_made_before_its_client_is_open() -> None:
-    """Only entering needs an open client, and may be done again when it was not."""
+    """Only entering needs an open client, and may be tried again."""
     c = client(vendor())
     batch = c.batch(smiles(2))
     with pytest.raises(ConfigurationError, match="not open"):
@@ -412,7 +412,7 @@ async def test_a_batch_may_be_made_before_its_client_is_open() -> None:
 
 
 async def test_iterating_may_stop_and_go_on() -> None:
-    """An outcome that a cancelled wait did not get is there for the next."""
+    """An outcome that a cancelled wait did not get is there for the next one."""
     async with client(vendor()) as c, c.batch(smiles(3)) as batch:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(anext(batch), 1)
@@ -420,8 +420,8 @@ async def test_iterating_may_stop_and_go_on() -> None:
 
 
 @pytest.mark.parametrize("drain", [0, 30])
-async def test_a_client_that_closes_under_a_batch(drain: float) -> None:
-    """Every job that was read has an outcome, and that others were not read is an error."""
+async def test_a_client_that_closes_during_a_batch(drain: float) -> None:
+    """Every job that was read has an outcome, and an error says that others were not read."""
     sandbox = vendor()
     c = await client(sandbox, drain=drain).open()
     source = Counted(Smile(portrait(n % 7, size=96), key=str(n)) for n in range(10**6))
@@ -445,8 +445,8 @@ async def test_a_client_that_closes_under_a_batch(drain: float) -> None:
     }
 
 
-async def test_a_client_that_is_closing_takes_no_more() -> None:
-    """While a client drains, a batch hears that the rest of its jobs stays unread."""
+async def test_a_closing_client_reads_no_more_jobs() -> None:
+    """While the client drains, the batch raises an error for the jobs that it did not read."""
     c = await client(vendor(durations={"ai-smile": Durations.fixed(20.0)})).open()
     source = Counted(smiles(10**6))
     batch = await c.batch(source).__aenter__()
@@ -464,7 +464,7 @@ async def test_a_client_that_is_closing_takes_no_more() -> None:
 
 
 async def test_a_key_that_is_refused_fails_every_job() -> None:
-    """With a wrong key each job has its outcome, and the vendor hears of few of them."""
+    """With a wrong key each job has an outcome, and few requests are sent."""
     sandbox = vendor(api_keys=["another"])
     async with client(sandbox) as c, c.batch(smiles(300)) as batch:
         outcomes = [outcome async for outcome in batch]
@@ -474,18 +474,18 @@ async def test_a_key_that_is_refused_fails_every_job() -> None:
     assert sandbox.ledger.requests["task"] <= 5
 
 
-# How it stands.
+# Progress.
 
 
 async def watch(batch: Batch, every: float, seen: list[tuple[float, Progress]]) -> None:
-    """Write down a batch's progress again and again."""
+    """Record a batch's progress again and again."""
     while True:
         seen.append((clock(), batch.progress))
         await asyncio.sleep(every)
 
 
 async def test_progress_adds_up_at_every_moment() -> None:
-    """Jobs and units add up to what there is, whenever one looks."""
+    """The counts of jobs and units are consistent at any time."""
     faults = Faults(
         engine_errors=0.3,
         engine_error_codes=("error_inference", "error_pose"),
@@ -512,7 +512,7 @@ async def test_progress_adds_up_at_every_moment() -> None:
 
 
 async def test_progress_of_a_source_without_a_length() -> None:
-    """How many jobs there are is known when the source has ended, and not before."""
+    """The total is known only when the source has ended."""
     async with client(vendor()) as c, c.batch(smiles(60)) as batch:
         await asyncio.sleep(4)
         early = batch.progress
@@ -525,14 +525,14 @@ async def test_progress_of_a_source_without_a_length() -> None:
 
 
 class Liar(list[Job]):
-    """A list that says it is shorter than it is."""
+    """A list whose length is too small."""
 
     def __len__(self) -> int:
         return 2
 
 
 async def test_progress_of_a_source_with_a_wrong_length() -> None:
-    """A length that is not true does not make the numbers wrong."""
+    """A wrong length of the source does not make the counts wrong."""
     async with client(vendor()) as c, c.batch(Liar(smiles(5))) as batch:
         await asyncio.sleep(4)
         assert 5 == batch.progress.total
@@ -547,8 +547,8 @@ async def test_progress_of_a_source_with_a_wrong_length() -> None:
         pytest.param(Durations.fixed(5), 200, id="quick", marks=pytest.mark.long),
     ],
 )
-async def test_the_eta_is_honest(durations: Durations, count: int) -> None:
-    """From the first thirty outcomes on the time left is told to within two thirds."""
+async def test_the_eta_is_within_two_thirds(durations: Durations, count: int) -> None:
+    """After thirty outcomes the estimate of the time left is right to within two thirds."""
     sandbox = vendor(durations={"ai-smile": durations}, seed=4)
     told: list[tuple[float, float]] = []
     async with client(sandbox) as c, c.batch(list(smiles(count))) as batch:
@@ -564,11 +564,11 @@ async def test_the_eta_is_honest(durations: Durations, count: int) -> None:
     assert max(ratios) < 1.75
 
 
-# Side by side.
+# Several batches.
 
 
 async def test_batches_and_runs_share_fairly() -> None:
-    """What comes later does not wait for all of what came before."""
+    """A later job does not wait for all earlier ones."""
     sandbox = vendor()
     ends: dict[str, list[float]] = {"one": [], "two": [], "run": []}
 
@@ -591,8 +591,8 @@ async def test_batches_and_runs_share_fairly() -> None:
     assert sandbox.ledger.max_in_window(300) <= 250
 
 
-async def test_delivered_outcomes_are_let_go() -> None:
-    """Neither jobs nor outcomes that were given are held by anybody of ours."""
+async def test_delivered_outcomes_are_freed() -> None:
+    """The client holds no job and no outcome that was delivered."""
     sandbox = vendor(**MANY)
     alive: weakref.WeakSet[Held] = weakref.WeakSet()
 
@@ -618,11 +618,11 @@ async def test_delivered_outcomes_are_let_go() -> None:
 
 @attrs.frozen(eq=False, weakref_slot=True)
 class Held(Smile):
-    """A smile that can be watched."""
+    """A smile with weak references."""
 
 
 async def test_hundreds_in_flight_cost_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scheduler is not asked more often for an outcome while more jobs are in flight."""
+    """The number of calls to the scheduler per outcome does not grow with the running jobs."""
     asked = 0
     due = Scheduler.due
 
@@ -665,10 +665,10 @@ def test_the_repr_of_an_isolated_batch_waits_for_no_thread(
     assert asyncio.run(main()).startswith("<Batch Progress(total=0, done=0")
 
 
-async def test_the_look_ahead_is_bounded_whatever_the_limits_are(
+async def test_the_look_ahead_is_bounded_for_all_limits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Limits that allow thousands of creations read no thousands of pictures into the memory."""
+    """With limits that allow thousands of creations, few pictures are in memory."""
     monkeypatch.setattr(session, "inspect", slowly)
     source = Counted(smiles(1500))
     async with client(vendor(), limits=Limits(100_000, 300, 10_000)) as c, c.batch(source) as batch:

@@ -1,4 +1,4 @@
-"""`Batch.report`: what a batch remembers, and what it says of it."""
+"""`Batch.report`: the records of a batch, and the report that is made of them."""
 
 import csv
 import gc
@@ -19,8 +19,8 @@ async def taken(batch: object) -> None:
         pass
 
 
-async def test_a_report_says_what_became_of_each_job(tmp_path: Path) -> None:
-    """Jobs in the order in which they were read, with outcomes, files, units and failures."""
+async def test_a_report_has_the_outcome_of_each_job(tmp_path: Path) -> None:
+    """Jobs come in the order of reading, with outcomes, files, units and failures."""
     face = tmp_path / "face.jpg"
     face.write_bytes(FACE)
     faults = Faults(by_picture={"https://pictures.example/1.jpg": "error_pose"})
@@ -56,8 +56,8 @@ async def test_a_report_says_what_became_of_each_job(tmp_path: Path) -> None:
     )
 
 
-async def test_the_timeline_is_what_the_vendor_saw() -> None:
-    """Every creation and poll is recorded, at its time; each task has a line within its lease."""
+async def test_the_timeline_has_the_vendors_requests() -> None:
+    """Every creation and poll is recorded at its time, within the lease of its task."""
     sandbox = vendor()
     async with client(sandbox) as c, c.batch(smiles(30)) as batch:
         await taken(batch)
@@ -84,8 +84,8 @@ async def test_the_timeline_is_what_the_vendor_saw() -> None:
     assert found.bound.seconds <= report.seconds
 
 
-async def test_equal_jobs_are_one_line() -> None:
-    """The second of two equal jobs is done at no cost, and its task is the first one's."""
+async def test_equal_jobs_share_one_line() -> None:
+    """The second of two equal jobs is done at no cost, and has the first one's task."""
     async with client(vendor()) as c, c.batch([smile(1), smile(1)]) as batch:
         await taken(batch)
         report = await batch.report()
@@ -95,8 +95,8 @@ async def test_equal_jobs_are_one_line() -> None:
     assert [1] == [line.job.number for line in timeline(report)]
 
 
-async def test_a_report_of_a_batch_that_runs() -> None:
-    """What runs is running, and its units are neither returned nor at stake."""
+async def test_a_report_of_a_running_batch() -> None:
+    """The units of a running task are neither returned nor at stake."""
     async with client(vendor(durations=EIGHT)) as c, c.batch([smile(1), avatar()]) as batch:
         await anext(batch)
         report = await batch.report()
@@ -108,8 +108,8 @@ async def test_a_report_of_a_batch_that_runs() -> None:
     assert 2 == len(timeline(report))
 
 
-async def test_units_at_stake_are_told() -> None:
-    """A task that was given up is charged, and its units are at stake."""
+async def test_units_at_stake_are_reported() -> None:
+    """An abandoned task is charged, and its units are at stake."""
     slow = {"ai-avatar": Durations.fixed(5000.0)}
     async with client(vendor(durations=slow)) as c, c.batch([avatar()]) as batch:
         await taken(batch)
@@ -120,7 +120,7 @@ async def test_units_at_stake_are_told() -> None:
 
 
 async def test_the_last_jobs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A long batch keeps so many jobs, says how many it left out, and counts the units of all."""
+    """A long batch keeps a bounded number of jobs, counts the others, and has the units of all."""
     monkeypatch.setattr(records, "_MOST", 4)
     async with client(vendor()) as c, c.batch(smiles(10)) as batch:
         await taken(batch)
@@ -129,8 +129,8 @@ async def test_the_last_jobs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (4, 6, 10.0) == (len(report.jobs), report.left_out, report.charged)
 
 
-async def test_files_of_a_closed_client(tmp_path: Path) -> None:
-    """A page and a table are written after the client has closed, too."""
+async def test_a_report_after_the_client_has_closed(tmp_path: Path) -> None:
+    """A page and a table can be written after the client has closed."""
     async with client(vendor()) as c, c.batch(smiles(3)) as batch:
         await taken(batch)
 
@@ -144,7 +144,7 @@ async def test_files_of_a_closed_client(tmp_path: Path) -> None:
 
 
 async def test_no_secret_of_a_url_is_shown(tmp_path: Path) -> None:
-    """A signed URL is shown without its query, a password in it not at all."""
+    """A signed URL is shown without its query, and a password in it is never shown."""
     jobs = [Smile("https://me:s3cret@x.example/a.jpg?sig=s3cret")]
     async with client(vendor()) as c, c.batch(jobs) as batch:
         await taken(batch)
@@ -156,7 +156,7 @@ async def test_no_secret_of_a_url_is_shown(tmp_path: Path) -> None:
 
 
 async def test_a_batch_that_was_not_entered_has_no_report(tmp_path: Path) -> None:
-    """Nothing is known before it is entered; a path that cannot work is refused at once."""
+    """A report before entering, and a path that cannot work, are refused at once."""
     async with client(vendor()) as c:
         batch = c.batch([smile(1)])
         with pytest.raises(ConfigurationError, match="Enter the batch"):
@@ -167,7 +167,7 @@ async def test_a_batch_that_was_not_entered_has_no_report(tmp_path: Path) -> Non
 
 
 async def test_neither_pictures_nor_results_are_kept() -> None:
-    """What a batch remembers holds no picture and no result, so that memory stays bounded."""
+    """The records of a batch hold no picture and no result, so memory stays bounded."""
     async with client(vendor()) as c, c.batch([Smile(FACE)]) as batch:
         await taken(batch)
         report = await batch.report()
@@ -179,7 +179,7 @@ async def test_neither_pictures_nor_results_are_kept() -> None:
 
 
 async def test_single_jobs_are_not_recorded() -> None:
-    """Nothing is recorded of a client without a batch, nor once its batches are gone."""
+    """Nothing is recorded for a client without a batch, or after its batches are gone."""
     async with client(vendor()) as c:
         driver = c._session.driver  # type: ignore[union-attr]
         await c.run(smile(1))

@@ -1,4 +1,4 @@
-"""The object that people open: construction, opening and closing, one job, the other calls."""
+"""The client: construction, opening and closing, one job, and the other calls."""
 
 import asyncio
 import gc
@@ -61,7 +61,7 @@ from tests.support.virtual_time import VirtualTimeLoop, run
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the environment of the developer out of the tests."""
+    """Keep the developer's environment out of the tests."""
     monkeypatch.delenv("YOUCAM_API_KEY", raising=False)
     monkeypatch.delenv("YOUCAM_BASE_URL", raising=False)
 
@@ -89,8 +89,10 @@ BAD_KEYS = [
 
 @pytest.mark.parametrize("key", BAD_KEYS)
 @pytest.mark.parametrize("by", ["argument", "variable"])
-def test_keys_that_cannot_be_sent(key: str, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key that no header could carry is refused at once, by an error that names the variable."""
+def test_keys_that_no_header_can_carry_are_refused(
+    key: str, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that cannot be sent is refused at once, by an error that names the variable."""
     if by == "variable" and "\0" not in key:
         monkeypatch.setenv("YOUCAM_API_KEY", key)
         given = None
@@ -104,16 +106,16 @@ def test_keys_that_cannot_be_sent(key: str, by: str, monkeypatch: pytest.MonkeyP
     assert "s3cr" not in repr(caught.value)
 
 
-def test_a_missing_key_is_said_to_be_missing() -> None:
-    """Without a key nothing can be sent, and the error says which variable to set."""
+def test_a_missing_key_is_an_error() -> None:
+    """The error says which variable to set."""
     with pytest.raises(ConfigurationError, match="is missing: set YOUCAM_API_KEY"):
         Client()
     with pytest.raises(ConfigurationError, match="is missing: set YOUCAM_API_KEY"):
         Client(7)  # type: ignore[arg-type]
 
 
-def test_a_refused_key_is_in_no_frame_of_ours() -> None:
-    """A traceback that is shown with its locals, as error reporters do, shows no key."""
+def test_a_refused_key_is_in_no_frame_of_the_package() -> None:
+    """A traceback with locals, as error reporters send it, shows no key."""
     with pytest.raises(ConfigurationError) as caught:
         Client("Bearer sk-s3cret")
     shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
@@ -143,14 +145,14 @@ def test_a_refused_key_is_in_no_frame_of_ours() -> None:
     ],
     ids=str,
 )
-def test_settings_that_cannot_work(settings: dict[str, Any]) -> None:
-    """A setting that cannot work is refused at construction, not when the first picture waits."""
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any]) -> None:
+    """A setting that cannot work is refused at construction, not when the first job waits."""
     with pytest.raises(ConfigurationError):
         Client(KEY, **settings)
 
 
-def test_the_environment_says_what_the_program_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variables stand in for arguments, and an argument comes first."""
+def test_variables_are_the_defaults_of_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable counts if the argument is not given."""
     monkeypatch.setenv("YOUCAM_API_KEY", KEY)
     monkeypatch.setenv("YOUCAM_BASE_URL", "https://Other.example/")
 
@@ -160,8 +162,8 @@ def test_the_environment_says_what_the_program_does_not(monkeypatch: pytest.Monk
     assert "<Client https://yce-api-01.makeupar.com unopened>" == repr(Client())
 
 
-async def test_what_goes_along_with_a_request() -> None:
-    """API calls carry the key and our name with its version; storage gets neither of the key."""
+async def test_the_headers_of_requests() -> None:
+    """API calls have the key and the package's name and version; storage never gets the key."""
     seen: list[httpx.Request] = []
 
     async def see(request: httpx.Request) -> None:
@@ -180,7 +182,7 @@ async def test_what_goes_along_with_a_request() -> None:
 # Opening and closing.
 
 
-async def test_opened_and_closed_in_different_tasks() -> None:
+async def test_a_client_is_opened_and_closed_in_different_tasks() -> None:
     """Fixtures, notebooks and containers open in one task and close in another."""
     c = client(vendor())
     await asyncio.gather(c.open())
@@ -191,8 +193,8 @@ async def test_opened_and_closed_in_different_tasks() -> None:
     assert repr(c).endswith(" closed>")
 
 
-async def test_what_an_unopened_client_says() -> None:
-    """Every call of an unopened client says how to open it."""
+async def test_an_unopened_client_says_how_to_open_it() -> None:
+    """Every call of an unopened client raises an error that says how to open it."""
     c = client(vendor())
 
     with pytest.raises(ConfigurationError, match="not open"):
@@ -210,8 +212,8 @@ async def test_what_an_unopened_client_says() -> None:
     await c.close()
 
 
-async def test_opened_twice() -> None:
-    """A client is opened once, also while it is being opened, and closing it twice does nothing."""
+async def test_a_client_is_opened_once() -> None:
+    """Opening twice raises an error, also during the opening; closing twice does nothing."""
     c = client(vendor())
     first = asyncio.ensure_future(c.open())
     await asyncio.sleep(0)
@@ -226,8 +228,8 @@ async def test_opened_twice() -> None:
         await c.open()
 
 
-async def test_used_closed(tmp_path: Path) -> None:
-    """What is asked of a closed client is refused, also the saving of its results."""
+async def test_a_closed_client_refuses_every_call(tmp_path: Path) -> None:
+    """A closed client refuses all calls, the saving of its results included."""
     async with client(vendor()) as c:
         result = await c.run(smile())
     batch = c.batch([smile()])
@@ -240,8 +242,8 @@ async def test_used_closed(tmp_path: Path) -> None:
         await result.save(tmp_path / "results")
 
 
-def test_used_from_another_loop() -> None:
-    """A client belongs to the loop that it was opened in."""
+def test_a_client_belongs_to_its_loop() -> None:
+    """Calls from another loop are refused."""
     sandbox = vendor()
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         c = runner.run(client(sandbox).open())
@@ -252,8 +254,8 @@ def test_used_from_another_loop() -> None:
         runner.run(c.close())
 
 
-async def test_used_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A child process does not go on with its parent's connections and ledger."""
+async def test_a_client_is_not_used_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child process does not use its parent's connections and ledger."""
     async with client(vendor()) as c:
         with monkeypatch.context() as patch:
             patch.setattr(os, "getpid", lambda: 1)
@@ -263,16 +265,16 @@ async def test_used_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
                 await c.close()
 
 
-def test_without_a_running_loop() -> None:
-    """Where asyncio does not run, trio for example, opening says so."""
+def test_opening_needs_a_running_loop() -> None:
+    """Opening without asyncio, under trio for example, raises an error that says so."""
     opening = client(vendor()).open()
 
     with pytest.raises(ConfigurationError, match="running asyncio event loop"):
         opening.send(None)
 
 
-def test_never_closed() -> None:
-    """A client that is forgotten open is a warning, and nothing of it stays behind in the loop."""
+def test_a_client_that_is_never_closed_is_a_warning() -> None:
+    """A forgotten client causes a warning, and leaves nothing behind in the loop."""
 
     async def forget() -> None:
         c = await client(vendor()).open()
@@ -286,8 +288,8 @@ def test_never_closed() -> None:
 
 
 @pytest.mark.parametrize("holder", ["globals()", "vars(codecs)", "vars(builtins)"])
-def test_never_closed_until_the_interpreter_ends(holder: str) -> None:
-    """A client that is still open when the interpreter ends says nothing, nor fails to."""
+def test_a_client_that_is_open_at_the_interpreters_end_is_silent(holder: str) -> None:
+    """It neither warns nor fails."""
     script = f"""
 import asyncio, builtins, codecs
 from perfect_async import Client
@@ -307,8 +309,8 @@ async def main():
     assert ("", "") == (found.stdout, found.stderr)
 
 
-async def test_cancelled_while_it_opens() -> None:
-    """An opening that is cancelled leaves nothing behind, and may be done again."""
+async def test_an_opening_that_is_cancelled() -> None:
+    """It leaves nothing behind, and the client can be opened again."""
     c = client(vendor())
     opening = asyncio.ensure_future(c.open())
     await asyncio.sleep(0)
@@ -323,8 +325,8 @@ async def test_cancelled_while_it_opens() -> None:
         await c.run(smile())
 
 
-async def test_one_of_two_is_cancelled_while_both_open() -> None:
-    """The other one opens all the same."""
+async def test_the_second_of_two_opens_if_the_first_is_cancelled() -> None:
+    """A cancelled opening does not affect another client's."""
     sandbox = vendor()
     one, other = client(sandbox), client(sandbox)
     opening = [asyncio.ensure_future(each.open()) for each in (one, other)]
@@ -338,7 +340,7 @@ async def test_one_of_two_is_cancelled_while_both_open() -> None:
 
 
 async def test_two_clients_on_one_key_share_the_window() -> None:
-    """Together they stay inside the limits, whichever of them closes first."""
+    """Together they keep the limits, whichever of them closes first."""
     sandbox = vendor(durations={"ai-smile": Durations.fixed(4.0)})
     one, other = client(sandbox, drain=100), client(sandbox, drain=100)
     await asyncio.gather(one.open(), other.open())
@@ -365,7 +367,7 @@ async def test_two_clients_on_one_key_share_the_window() -> None:
 
 
 async def test_two_clients_that_open_at_once_can_both_be_used() -> None:
-    """The second does not find a driver that has not begun."""
+    """The second one waits until the driver has started."""
     sandbox = vendor()
 
     async def one() -> int:
@@ -375,8 +377,8 @@ async def test_two_clients_that_open_at_once_can_both_be_used() -> None:
     assert [1] * 3 == list(await asyncio.gather(one(), one(), one()))
 
 
-async def test_the_one_that_stays_keeps_what_is_its_own() -> None:
-    """A client that leaves with tasks running abandons its own and nobody else's."""
+async def test_a_closing_client_abandons_only_its_own_tasks() -> None:
+    """The tasks of the other client on the key go on."""
     sandbox = vendor()
     stays = await client(sandbox).open()
     leaves = await client(sandbox, drain=0).open()
@@ -395,7 +397,7 @@ async def test_the_one_that_stays_keeps_what_is_its_own() -> None:
 
 
 def test_two_loops_on_one_key_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """A second loop cannot share the first one's ledger, and the log says what to do."""
+    """A second loop cannot share the first one's window, and the log says what to do."""
     there, done = threading.Event(), threading.Event()
 
     async def stay() -> None:
@@ -423,7 +425,7 @@ def test_two_loops_on_one_key_are_a_warning(caplog: pytest.LogCaptureFixture) ->
 
 
 async def test_keys_and_hosts_have_drivers_of_their_own() -> None:
-    """Another key or another host is another window."""
+    """Another key, or another host, has another window."""
     sandbox = vendor()
     async with (
         client(sandbox) as one,
@@ -443,7 +445,7 @@ async def test_keys_and_hosts_have_drivers_of_their_own() -> None:
 
 
 async def test_a_smile_from_a_file_to_a_file(tmp_path: Path) -> None:
-    """A picture goes up, smiles, and is saved under its own name."""
+    """A picture is uploaded, made to smile, and saved under its own name."""
     source = tmp_path / "me.jpg"
     source.write_bytes(FACE)
     sandbox = vendor()
@@ -458,7 +460,7 @@ async def test_a_smile_from_a_file_to_a_file(tmp_path: Path) -> None:
 
 
 async def test_an_avatar_has_all_its_pictures(tmp_path: Path) -> None:
-    """Partial results of a running task are not taken for all of them."""
+    """The partial results of a running task are not taken for all of them."""
     sandbox = vendor()
     async with client(sandbox) as c:
         result = await c.run(Avatar(FACE, template_id=STYLE, output_count=6))
@@ -469,7 +471,7 @@ async def test_an_avatar_has_all_its_pictures(tmp_path: Path) -> None:
 
 
 async def test_a_fresh_url_after_two_hours(tmp_path: Path) -> None:
-    """A result can be saved when its URLs have ended: it is asked for again."""
+    """A result can be saved after its URLs have expired, since new ones are asked for."""
     sandbox = vendor()
     async with client(sandbox) as c:
         result = await c.run(smile())
@@ -491,10 +493,10 @@ async def test_a_fresh_url_after_two_hours(tmp_path: Path) -> None:
     ],
     ids=["running", "error", "empty"],
 )
-async def test_a_result_that_is_no_longer_one(
+async def test_a_finished_task_that_changes_is_an_error(
     body: object, error: type[Exception], tmp_path: Path
 ) -> None:
-    """A finished task that says something else when asked again is an error, not a picture."""
+    """A finished task that has another state when it is asked again raises an error."""
     sandbox = vendor()
     async with client(sandbox) as c:
         result = await c.run(smile())
@@ -507,8 +509,8 @@ async def test_a_result_that_is_no_longer_one(
             await result.save(tmp_path / "results")
 
 
-async def test_a_file_that_is_at_the_vendor_already() -> None:
-    """A `FileId` is used as it is; one that the vendor does not know costs nothing."""
+async def test_a_file_id_is_used_unchanged() -> None:
+    """A `FileId` that the vendor does not know costs nothing."""
     sandbox = vendor()
     async with (
         client(sandbox) as c,
@@ -527,7 +529,7 @@ async def test_a_file_that_is_at_the_vendor_already() -> None:
     assert 1 == sandbox.ledger.units_charged
 
 
-async def test_a_url_is_sent_as_urls_are_written() -> None:
+async def test_urls_are_percent_encoded() -> None:
     """Raw spaces and other scripts in a picture's URL are percent-encoded for the vendor."""
     sandbox = vendor()
     async with client(sandbox) as c:
@@ -539,7 +541,7 @@ async def test_a_url_is_sent_as_urls_are_written() -> None:
 
 
 class OddPath(os.PathLike[str]):
-    """A path of somebody's own making that cannot say what it is."""
+    """A path of the user's own class that fails when it is converted to text."""
 
     def __fspath__(self) -> str:
         raise ZeroDivisionError
@@ -558,8 +560,10 @@ class OddPath(os.PathLike[str]):
     ],
     ids=["missing", "none", "credentials", "odd", "text", "None", "general"],
 )
-async def test_refused_before_anything_is_sent(job: Job, error: type[JobRefused]) -> None:
-    """What the vendor would not take costs no request."""
+async def test_bad_jobs_are_refused_before_anything_is_sent(
+    job: Job, error: type[JobRefused]
+) -> None:
+    """A job that the vendor would refuse costs no request."""
     sandbox = vendor()
     async with client(sandbox) as c:
         with pytest.raises(error, match="Nothing was sent"):
@@ -569,7 +573,7 @@ async def test_refused_before_anything_is_sent(job: Job, error: type[JobRefused]
 
 
 async def test_timeouts_bound_the_waiting_and_not_the_task() -> None:
-    """A wait that ends tells the task's id, and the task is kept alive to its end."""
+    """`WaitTimeout` has the task's id, and the task is kept alive to its end."""
     sandbox = vendor()
     async with client(sandbox) as c:
         began = clock()
@@ -584,7 +588,7 @@ async def test_timeouts_bound_the_waiting_and_not_the_task() -> None:
 
 @pytest.mark.parametrize("timeout", [0, 0.05])
 async def test_a_wait_that_ends_before_the_creation(timeout: float) -> None:
-    """A job that was not created by then is not created any more."""
+    """A job that is not created before its timeout is cancelled."""
     sandbox = vendor()
     async with client(sandbox) as c:
         with pytest.raises(WaitTimeout) as caught:
@@ -596,7 +600,7 @@ async def test_a_wait_that_ends_before_the_creation(timeout: float) -> None:
 
 
 async def test_a_wait_that_ends_during_the_creation() -> None:
-    """While the creation is out its units are at stake, though the id is not known."""
+    """While the creation has no answer its units are at stake, and the id is unknown."""
     sandbox = vendor(latency=2.0)
     async with client(sandbox) as c:
         with pytest.raises(WaitTimeout) as caught:
@@ -607,15 +611,15 @@ async def test_a_wait_that_ends_during_the_creation() -> None:
 
 
 @pytest.mark.parametrize("timeout", [-1, float("nan"), float("inf"), "3"])
-async def test_timeouts_that_are_none(timeout: float) -> None:
+async def test_a_timeout_must_be_a_number(timeout: float) -> None:
     """A timeout is a number of seconds, or None."""
     async with client(vendor()) as c:
         with pytest.raises(ConfigurationError, match="timeout"):
             await c.run(smile(), timeout=timeout)
 
 
-async def test_hundreds_at_once() -> None:
-    """Two hundred callers get their results, and the limits hold."""
+async def test_two_hundred_callers_at_once() -> None:
+    """Every caller gets a result, and the limits hold."""
     sandbox = vendor()
     async with client(sandbox) as c:
         results = await asyncio.gather(*(c.run(smile(number)) for number in range(200)))
@@ -629,7 +633,7 @@ async def test_hundreds_at_once() -> None:
 
 
 async def test_templates_over_all_pages() -> None:
-    """The list is read page after page, and its URLs are safe to fetch."""
+    """The list is read page by page, and its URLs are safe to fetch."""
     sandbox = vendor()
     async with client(sandbox) as c:
         found = [template async for template in c.templates()]
@@ -642,8 +646,8 @@ async def test_templates_over_all_pages() -> None:
     assert all(t.thumb and t.thumb.isascii() and " " not in t.thumb for t in found)
 
 
-async def test_a_list_that_leads_round_in_circles() -> None:
-    """A token that comes again ends the list, and a list without an end is an error."""
+async def test_a_list_without_an_end_is_an_error() -> None:
+    """A repeated token ends the list, and a list with ever new tokens is an error."""
     sandbox = vendor(requests=100_000, per_second=100)
     page = {"templates": [{"id": "male_1"}], "next_token": "again"}
     async with client(sandbox, limits=Limits(100_000, 300, 100)) as c:
@@ -657,7 +661,7 @@ async def test_a_list_that_leads_round_in_circles() -> None:
 
 @pytest.mark.parametrize(("units", "balance"), [(100.0, 99.0), (float("inf"), None), (1.0, 0.0)])
 async def test_the_balance(units: float, balance: float | None) -> None:
-    """The balance is the sum of the grants, and unknown where there are none."""
+    """The balance is the sum of the grants, and unknown if there are none."""
     async with client(vendor(units=units)) as c:
         await c.run(smile())
 
@@ -665,7 +669,7 @@ async def test_the_balance(units: float, balance: float | None) -> None:
 
 
 async def test_estimates_by_the_price_list() -> None:
-    """What jobs would cost comes from the vendor's list; nothing is sent for them."""
+    """The units come from the vendor's price list, and no job is sent."""
     sandbox = vendor()
     jobs = [smile(1), smile(2), avatar(5)]
     async with client(sandbox) as c:
@@ -680,8 +684,8 @@ async def test_estimates_by_the_price_list() -> None:
     assert 0 == sandbox.ledger.units_charged
 
 
-async def test_estimates_the_time_by_what_was_seen() -> None:
-    """Before a task has ended the documented durations count, and after it those that were seen."""
+async def test_estimates_use_observed_durations() -> None:
+    """Documented durations count until a task has ended, and observed ones after that."""
     jobs = [smile(1), smile(2)]
     async with client(vendor()) as c:
         before = await c.estimate(jobs)
@@ -698,8 +702,8 @@ async def test_estimates_the_time_by_what_was_seen() -> None:
     assert other.seconds >= 120
 
 
-async def test_the_history_says_what_was_charged() -> None:
-    """Each charge names its task and its units, the newest first, over several pages."""
+async def test_the_history_lists_charges() -> None:
+    """Each charge has its task and its units, the newest first, over several pages."""
     sandbox = vendor(units=100)
     async with client(sandbox) as c:
         async with c.batch(smiles(34)) as batch:
@@ -713,8 +717,8 @@ async def test_the_history_says_what_was_charged() -> None:
     assert times[0] == max(times)
 
 
-async def test_estimates_without_a_price_list() -> None:
-    """The documented prices fill in where the list does not name a feature, and that is said."""
+async def test_estimates_fall_back_to_documented_prices() -> None:
+    """They are used for features that the list does not name, and the estimate says so."""
     sandbox = vendor()
     rows = [
         {"description": "by the second", "amount": 3, "unit": "second", "proc_unit": 1},
@@ -722,7 +726,7 @@ async def test_estimates_without_a_price_list() -> None:
     ]
     rows[0]["run_task_url"] = "/s2s/v2.0/task/ai-smile"
     async with client(sandbox) as c:
-        # A page that prices nothing of ours is not the last one for that.
+        # A page without a known price is not the last one.
         for token, page in (("2", rows[1:]), (None, rows)):
             answer = {"result": {"next_token": token, "skus": page}}
             sandbox.script("feature_cost", (200, answer))
@@ -732,8 +736,8 @@ async def test_estimates_without_a_price_list() -> None:
     assert 2 == sandbox.ledger.requests["feature_cost"]
 
 
-async def test_deleting(tmp_path: Path) -> None:
-    """A finished task can be deleted, another not, and its pictures are gone at once."""
+async def test_deleting_a_task(tmp_path: Path) -> None:
+    """Only a finished task can be deleted, and its pictures are gone at once."""
     sandbox = vendor()
     async with client(sandbox) as c:
         result = await c.run(smile())
@@ -749,8 +753,8 @@ async def test_deleting(tmp_path: Path) -> None:
             await result.save(tmp_path / "results")
 
 
-async def test_a_question_that_nobody_answers() -> None:
-    """A question is asked several times, and then its error is told."""
+async def test_a_query_without_an_answer_is_repeated() -> None:
+    """A query is sent several times before its error is raised."""
     sandbox = vendor(faults=Faults(bad_gateway={"credit": 1.0}))
     async with client(sandbox) as c:
         with pytest.raises(ServiceUnavailable, match="502"):
@@ -774,7 +778,7 @@ async def test_statistics() -> None:
 
 
 async def test_statistics_of_a_vendor_that_does_not_answer() -> None:
-    """While no request was answered the last failure says why; an answer ends that."""
+    """Until a request is answered, the last failure says why."""
     sandbox = vendor()
     sandbox.script("credit", "refuse", "refuse", (500, {"status": 500, "error": "x"}))
     async with client(sandbox) as c:
@@ -790,12 +794,12 @@ async def test_statistics_of_a_vendor_that_does_not_answer() -> None:
     assert (True, None) == (last.reached, last.last_failure)
 
 
-# What the vendor may do to a job.
+# Failures at the vendor.
 
 
 @pytest.mark.parametrize("code", ["error_no_face", "ERROR_POSE", "face alignment failed"])
-async def test_an_engine_that_says_no(code: str) -> None:
-    """A failure that stays is told with the vendor's code; the units came back."""
+async def test_a_final_failure_of_the_engine(code: str) -> None:
+    """The error has the vendor's code, and the units are returned."""
     sandbox = vendor(faults=Faults(engine_errors=1.0, engine_error_codes=(code,)))
     async with client(sandbox, engine_retries=2) as c:
         with pytest.raises(TaskFailed) as caught:
@@ -812,7 +816,7 @@ async def test_an_engine_that_says_no(code: str) -> None:
     "code", ["error_inference", "error_upload", "error_download_image", "unknown_internal_error"]
 )
 async def test_an_engine_failure_that_may_pass(code: str, retries: int) -> None:
-    """A failure that may pass is tried again as often as `engine_retries` says."""
+    """It is tried again as often as `engine_retries` says."""
     sandbox = vendor(faults=Faults(engine_errors=1.0, engine_error_codes=(code,)))
     async with client(sandbox, engine_retries=retries) as c:
         with pytest.raises(TaskFailed) as caught:
@@ -824,8 +828,8 @@ async def test_an_engine_failure_that_may_pass(code: str, retries: int) -> None:
     assert 1 == sandbox.ledger.requests["file"]
 
 
-async def test_a_task_that_is_unknown_is_asked_for_once_more() -> None:
-    """`InvalidTaskId` inside a lease that held is not believed at once, but then it is."""
+async def test_an_unknown_task_is_polled_once_more() -> None:
+    """One `InvalidTaskId` within the lease is not believed; a second one is."""
     unknown = (400, {"status": 400, "error": "no", "error_code": "InvalidTaskId"})
     sandbox = vendor()
     async with client(sandbox) as c:
@@ -840,7 +844,7 @@ async def test_a_task_that_is_unknown_is_asked_for_once_more() -> None:
 
 
 async def test_the_vendors_own_time_limit() -> None:
-    """A task that timed out at the vendor is final, though the status is a 500."""
+    """A task that timed out at the vendor has ended, although the status is a 500."""
     sandbox = vendor(faults=Faults(timeouts=1.0))
     async with client(sandbox) as c:
         with pytest.raises(TaskTimedOut) as caught:
@@ -851,7 +855,7 @@ async def test_the_vendors_own_time_limit() -> None:
 
 
 async def test_a_task_that_never_ends() -> None:
-    """A stuck task is abandoned at `give_up_after`, and its units are at stake."""
+    """It is abandoned at `give_up_after`, and its units are at stake."""
     sandbox = vendor(faults=Faults(stuck=1.0))
     async with client(sandbox, polling=Polling(give_up_after=100)) as c:
         began = clock()
@@ -863,8 +867,8 @@ async def test_a_task_that_never_ends() -> None:
 
 
 @pytest.mark.parametrize("fault", ["hang", "dropped", "bad_gateway", "malformed"])
-async def test_polls_that_go_wrong(fault: str) -> None:
-    """A poll that hangs, is dropped, answered 502 or nonsense is repeated inside the lease."""
+async def test_failed_polls_are_repeated_within_the_lease(fault: str) -> None:
+    """A poll that hangs, is dropped, or gets a 502 or malformed answer is repeated."""
     faults = Faults(**{fault: {"poll": 0.3}})  # type: ignore[arg-type]
     sandbox = vendor(faults=faults, seed=3)
     async with client(sandbox) as c:
@@ -877,7 +881,7 @@ async def test_polls_that_go_wrong(fault: str) -> None:
 
 @pytest.mark.parametrize("trick", ["lose", "drop", "hang", "gateway", "nonsense", "html"])
 async def test_a_creation_whose_answer_is_lost(trick: Trick) -> None:
-    """Where the task may exist the job is in doubt, once, and never created again."""
+    """The task may exist, so the job is in doubt and never created again."""
     written: dict[str, Scripted] = {
         "gateway": (503, {"status": 503, "error": "later"}),
         "nonsense": (200, {"status": 200, "data": {}}),
@@ -899,7 +903,7 @@ LIMITED: Scripted = (429, {"status": 429, "error": "Too many requests"})
 
 @pytest.mark.parametrize("trick", ["refuse", LIMITED], ids=["unconnected", "429"])
 async def test_a_creation_that_was_not_executed(trick: Scripted) -> None:
-    """Where it is certain that there is no task, it is created again and charged once."""
+    """If there certainly is no task, it is created again and charged once."""
     sandbox = vendor()
     sandbox.script("task", trick, trick)
     async with client(sandbox) as c:
@@ -911,7 +915,7 @@ async def test_a_creation_that_was_not_executed(trick: Scripted) -> None:
 
 
 async def test_a_creation_that_was_refused_has_nothing_at_stake() -> None:
-    """While a job waits to be created again, nothing of it is at stake."""
+    """A job that waits to be created again has no units at stake."""
     sandbox = vendor()
     sandbox.script("task", LIMITED, LIMITED, LIMITED)
     async with client(sandbox) as c:
@@ -922,7 +926,7 @@ async def test_a_creation_that_was_refused_has_nothing_at_stake() -> None:
 
 
 async def test_a_key_that_is_refused() -> None:
-    """401 ends everything that was not created, each with an error of its own; no more is sent."""
+    """A 401 fails every job that was not created, and no more requests are sent."""
     sandbox = vendor(api_keys=["another"])
     async with client(sandbox) as c:
         errors = await asyncio.gather(*(c.run(smile(n)) for n in range(20)), return_exceptions=True)
@@ -937,7 +941,7 @@ async def test_a_key_that_is_refused() -> None:
 
 
 async def test_a_balance_that_does_not_cover() -> None:
-    """What costs at least as much as the refused job fails unsent; cheaper jobs go on."""
+    """Jobs that cost at least as much as the refused one fail unsent; cheaper ones go on."""
     sandbox = vendor(units=2)
     async with client(sandbox) as c:
         dear = asyncio.gather(*(c.run(avatar(12)) for _ in range(4)), return_exceptions=True)
@@ -952,7 +956,7 @@ async def test_a_balance_that_does_not_cover() -> None:
     assert sandbox.ledger.requests["task"] <= 5
 
 
-# Pictures on their way.
+# Uploads and downloads.
 
 
 @pytest.mark.parametrize(
@@ -970,14 +974,14 @@ async def test_a_balance_that_does_not_cover() -> None:
     ids=str,
 )
 async def test_readings_of_the_contract(settings: dict[str, Any]) -> None:
-    """Whatever the vendor is like in what the contract leaves open, the pictures go through."""
+    """Jobs succeed with every reading of what the contract leaves open."""
     sandbox = vendor(**settings)
     jobs: list[Job] = [Smile(portrait(n, size=96)) for n in range(8)]
     jobs += [Avatar(portrait(n, size=96), template_id=STYLE) for n in range(4)]
     async with client(sandbox) as c:
         results = await asyncio.gather(*map(c.run, jobs))
 
-    # That the universal path is missing is found out by asking once.
+    # One request finds out that the common path is missing.
     asked = ["unknown: unknown path POST /s2s/v2.0/file"] if "universal_path" in settings else []
     assert 12 == len(results)
     assert asked == sandbox.ledger.violations
@@ -986,7 +990,7 @@ async def test_readings_of_the_contract(settings: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("fault", ["dropped", "bad_gateway", "refused_connections"])
 async def test_uploads_that_fail_are_sent_again(fault: str) -> None:
-    """An upload costs nothing and is repeated."""
+    """An upload costs nothing, so it is repeated."""
     faults = Faults(**{fault: {"upload": 0.4}})  # type: ignore[arg-type]
     sandbox = vendor(faults=faults, seed=1)
     async with client(sandbox) as c:
@@ -996,7 +1000,7 @@ async def test_uploads_that_fail_are_sent_again(fault: str) -> None:
 
 
 async def test_an_upload_host_that_is_down() -> None:
-    """After six tries the picture is told to have failed; nothing was bought."""
+    """After six tries the job fails, and nothing is bought."""
     sandbox = vendor(faults=Faults(bad_gateway={"upload": 1.0}))
     async with client(sandbox) as c:
         with pytest.raises(ServiceUnavailable, match="upload"):
@@ -1006,8 +1010,8 @@ async def test_an_upload_host_that_is_down() -> None:
     assert 0 == sandbox.ledger.units_charged
 
 
-async def test_a_file_that_changes_on_the_way(tmp_path: Path) -> None:
-    """Another picture than the one that was looked at never goes up whole."""
+async def test_a_file_that_changes_during_the_upload(tmp_path: Path) -> None:
+    """A picture other than the inspected one is never uploaded whole."""
     source = tmp_path / "me.jpg"
     source.write_bytes(FACE)
     sandbox = vendor()
@@ -1050,8 +1054,8 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("url", HOSTILE)
-async def test_upload_urls_that_are_not_followed(url: str) -> None:
-    """A place that the vendor has no business to name gets no picture."""
+async def test_unsafe_upload_urls_are_not_followed(url: str) -> None:
+    """No picture is sent to a host that the vendor should not name."""
     sandbox = vendor()
     put = {"method": "PUT", "url": url, "headers": {"Content-Length": str(len(FACE))}}
     file = {"file_id": "f", "requests": [put]}
@@ -1070,8 +1074,8 @@ async def test_upload_urls_that_are_not_followed(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", [url for url in HOSTILE if url.startswith("http")])
-async def test_result_urls_that_are_not_followed(url: str, tmp_path: Path) -> None:
-    """Nothing is fetched from a place that the vendor has no business to name."""
+async def test_unsafe_result_urls_are_not_followed(url: str, tmp_path: Path) -> None:
+    """Nothing is fetched from a host that the vendor should not name."""
     sandbox = vendor()
     data = {"task_status": "success", "results": {"url": url}}
     async with client(sandbox) as c:
@@ -1084,7 +1088,7 @@ async def test_result_urls_that_are_not_followed(url: str, tmp_path: Path) -> No
 
 
 async def test_redirects_are_not_followed(tmp_path: Path) -> None:
-    """A storage host that sends on to another gets neither picture nor reader."""
+    """A storage host that redirects gets no picture and no download."""
 
     async def redirect(request: httpx.Request) -> httpx.Response | None:
         if request.url.host.endswith("sandbox.example"):
@@ -1101,7 +1105,7 @@ async def test_redirects_are_not_followed(tmp_path: Path) -> None:
 
 
 async def test_clients_one_after_another_spend_one_window() -> None:
-    """A client that is opened after another on the same way knows what that one has spent."""
+    """A client counts the requests of the one before it on the same transport."""
     sandbox = vendor()
     way = sandbox.transport()
     spent = []
@@ -1116,8 +1120,8 @@ async def test_clients_one_after_another_spend_one_window() -> None:
     assert 200 < max(spent) < 250
 
 
-async def test_another_way_is_another_vendor() -> None:
-    """What was spent on another transport is not counted: it may lead elsewhere."""
+async def test_another_transport_has_another_window() -> None:
+    """Requests on another transport do not count, since it may lead to another vendor."""
     async with Client(KEY, transport=vendor().transport()) as c:
         await c.units()
     async with Client(KEY, transport=vendor().transport()) as c:
@@ -1125,8 +1129,8 @@ async def test_another_way_is_another_vendor() -> None:
 
 
 @pytest.mark.parametrize("answer", [(404, {"status": 404, "error": "no"}), (200, {"result": 7})])
-async def test_estimates_when_the_list_cannot_be_had(answer: Scripted) -> None:
-    """Where the price list cannot be read, the documented prices stand in."""
+async def test_estimates_without_an_answer_of_the_price_list(answer: Scripted) -> None:
+    """If the price list cannot be read, the documented prices are used."""
     sandbox = vendor()
     sandbox.script("feature_cost", answer)
     async with client(sandbox) as c:
@@ -1136,18 +1140,18 @@ async def test_estimates_when_the_list_cannot_be_had(answer: Scripted) -> None:
 
 
 @pytest.mark.parametrize("name", ["limits", "polling", "timeouts", "transport"])
-def test_settings_of_another_type(name: str) -> None:
-    """A setting that is something else is refused where it is made."""
+def test_settings_of_a_wrong_type_are_refused(name: str) -> None:
+    """A setting of a wrong type is refused at construction."""
     with pytest.raises(ConfigurationError, match=f"{name} is '5'"):
         Client(KEY, **{name: "5"})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("task_id", ["", None, 5])
-async def test_deleting_no_task(task_id: object) -> None:
-    """What is no task id is refused unsent."""
+async def test_deleting_needs_a_task_id(task_id: object) -> None:
+    """A value that cannot be a task id is refused without a request."""
     sandbox = vendor()
     async with client(sandbox) as c:
-        with pytest.raises(ConfigurationError, match="is no task id"):
+        with pytest.raises(ConfigurationError, match="task_id is"):
             await c.delete(cast("str", task_id))
 
     assert 0 == sandbox.ledger.requests.total()
@@ -1158,7 +1162,7 @@ async def test_deleting_no_task(task_id: object) -> None:
 async def test_an_outcome_that_nobody_took_is_forgotten_after_a_day(
     fails: bool, sure: bool, tmp_path: Path
 ) -> None:
-    """A job whose caller left is kept for `resume`, but not for longer than its result is there."""
+    """An outcome that nobody took is kept for `resume` for as long as the vendor has its result."""
     sandbox = vendor(faults=Faults(engine_errors=float(fails)))
     signed = Smile("https://pictures.example/1.jpg?X-Amz-Signature=abc")
 
@@ -1201,7 +1205,7 @@ async def test_a_result_that_cannot_be_read_is_raised_with_the_answer() -> None:
 
 
 async def test_a_result_that_cannot_be_read_fails_its_job_alone() -> None:
-    """A batch goes on, and its outcome says what was paid for."""
+    """The other jobs of the batch go on, and the outcome has the units."""
     sandbox = vendor()
     sandbox.script("poll", (200, UNREADABLE))
     async with client(sandbox) as c, c.batch(smiles(3), ordered=True) as batch:
@@ -1216,8 +1220,8 @@ async def test_a_result_that_cannot_be_read_fails_its_job_alone() -> None:
     assert 1.0 == outcomes[0].units
 
 
-async def test_a_null_among_the_pictures_takes_no_other_along(tmp_path: Path) -> None:
-    """The pictures that can be read are there, and are saved."""
+async def test_a_null_among_the_pictures_leaves_the_others(tmp_path: Path) -> None:
+    """The readable pictures of the result are returned and saved."""
     sandbox = vendor()
     inner = sandbox.transport()
 

@@ -1,4 +1,4 @@
-"""Whose the results in a folder are, by their names and their pictures."""
+"""Finding the job of a result file by its name and its picture."""
 
 import errno
 import hashlib
@@ -33,10 +33,10 @@ tokens = st.none() | st.just("0a1b2c3d")
 
 
 @given(st.text(max_size=20), identities, st.sampled_from(names.RESULT_KINDS), numbers, tokens)
-def test_the_name_of_a_result_says_whose_it_is(
+def test_the_name_of_a_result_identifies_its_job(
     stem: str, known_as: str, kind: str, number: int, token: str | None
 ) -> None:
-    """A name has the digits of the job, also where it is one of several results of the job."""
+    """A name has the digits of the job's identity, also if the job has several results."""
     name = names.in_folder(stem, known_as, kind, number or None, token=token)
 
     parts = ResultName.parse(name)
@@ -48,7 +48,7 @@ def test_the_name_of_a_result_says_whose_it_is(
 
 @given(st.text(max_size=20), identities, numbers)
 def test_former_names_have_eight_digits(stem: str, known_as: str, number: int) -> None:
-    """Every type of picture has a name, and its parts say that a former version gave it."""
+    """The names of former versions are found for every type of picture."""
     picture = Path(f"/x/{stem.replace('/', '').replace(chr(0), '')}.jpg")
 
     found = [ResultName.parse(name) for name in former_names(Smile(picture), known_as, number)]
@@ -59,8 +59,8 @@ def test_former_names_have_eight_digits(stem: str, known_as: str, number: int) -
 
 
 @pytest.mark.parametrize("name", ["me.jpg", "me-0123.jpg", f"me-{'0' * 16}.txt", f"{'0' * 16}.jpg"])
-def test_other_names_are_no_results(name: str) -> None:
-    """A name without digits, stem or type is no result's."""
+def test_other_names_are_not_results(name: str) -> None:
+    """A name without digits, stem or type is not that of a result."""
     assert ResultName.parse(name) is None
 
 
@@ -77,8 +77,8 @@ def test_several_pictures_are_numbered(job: Job, expected: list[int]) -> None:
     assert expected == numbers_of(job)
 
 
-def test_the_identity_is_the_clients(tmp_path: Path) -> None:
-    """A picture is known by its bytes, a URL by its text, and what cannot be read is not."""
+def test_identities_are_the_same_as_the_clients(tmp_path: Path) -> None:
+    """A picture counts by its bytes and a URL by its text; an unreadable picture has none."""
     path = tmp_path / "a.jpg"
     path.write_bytes(b"data")
     url = Smile("https://x.example/a.jpg")
@@ -91,8 +91,8 @@ def test_the_identity_is_the_clients(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", [None, "https://x.example/a.jpg", "https://x/a.jpg?signature=s"])
-def test_the_identity_in_names_is_the_clients(tmp_path: Path, url: str | None) -> None:
-    """A job with a key is found by what the client puts into the names of its results."""
+def test_identities_in_names_are_the_same_as_the_clients(tmp_path: Path, url: str | None) -> None:
+    """A job with a key is found by the file names that the client gives."""
     path = tmp_path / "a.jpg"
     path.write_bytes(portrait(1, 64))
     job = Smile(url or path, key="ann")
@@ -103,8 +103,8 @@ def test_the_identity_in_names_is_the_clients(tmp_path: Path, url: str | None) -
         assert job_identity(job) == job_identity(job, digest=picture.digest)
 
 
-def test_looking_at_a_picture(tmp_path: Path) -> None:
-    """The digest of what can be sent, and the refusal of what cannot."""
+def test_inspecting_a_picture(tmp_path: Path) -> None:
+    """A picture that can be sent has a digest, and others are refused."""
     path = tmp_path / "a.jpg"
     path.write_bytes(portrait(1, 64))
 

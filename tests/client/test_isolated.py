@@ -50,7 +50,7 @@ QUICK = Polling(interval=0.05)
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
-    """Whatever a test does with its clients, the thread ends with the last of them."""
+    """Check that the thread ends with the last client of the test."""
     yield
     assert not [thread for thread in threading.enumerate() if thread.name == "perfect_async"]
     assert not _threads
@@ -72,7 +72,7 @@ def vendor(*, lasts: float = 0.1, faults: Faults | None = None, **settings: obje
 
 
 def isolated(sandbox: Sandbox, **settings: object) -> Client:
-    """A client on `sandbox` in a thread of its own, unopened."""
+    """An unopened client on `sandbox` in a thread of its own."""
     return client(sandbox, isolated=True, limits=WIDE, polling=QUICK, **settings)
 
 
@@ -95,7 +95,7 @@ async def taken(batch: Batch, error: type[Exception]) -> list[Outcome]:
 
 
 class Spy:
-    """A change of requests that notes in which threads they leave."""
+    """A hook that records in which threads requests leave."""
 
     def __init__(self) -> None:
         self.threads: set[str] = set()
@@ -113,7 +113,7 @@ class Spy:
 
 
 def is_poll(request: httpx.Request) -> bool:
-    """Whether it asks how a task is: what holds these holds a task as long as a test needs it."""
+    """Whether a request is a poll; a test that delays polls keeps a task running."""
     return request.method == "GET" and "/task/ai-" in request.url.path
 
 
@@ -121,7 +121,7 @@ def is_poll(request: httpx.Request) -> bool:
 
 
 async def test_every_call_is_made_in_the_thread(tmp_path: Path) -> None:
-    """Jobs, results, questions and deletions give what they give anywhere, by way of the thread."""
+    """Jobs, results, questions and deletions work as in one loop."""
     sandbox, spy = vendor(), Spy()
     c = isolated(sandbox, transport=Between(sandbox.transport(), spy))
 
@@ -149,8 +149,8 @@ async def test_every_call_is_made_in_the_thread(tmp_path: Path) -> None:
     assert statistics == c.statistics()
 
 
-async def test_handles_reach_into_the_thread(tmp_path: Path) -> None:
-    """Handles, their events and one look are the same, by way of the thread."""
+async def test_tasks_and_events_work_across_threads(tmp_path: Path) -> None:
+    """Tasks, their events and `status` work as in one loop."""
     sandbox, spy = vendor(lasts=0.3), Spy()
 
     async with isolated(sandbox, transport=Between(sandbox.transport(), spy)) as c:
@@ -169,13 +169,13 @@ async def test_handles_reach_into_the_thread(tmp_path: Path) -> None:
     assert same.task_id == task.id
     assert [one] == data == [path.read_bytes() for path in result.files]
     assert {"perfect_async"} == spy.threads
-    # Nobody needs the thread any longer.
+    # No client needs the thread now.
     assert (result, "done") == (await task, task.state)
     assert told == [event.kind async for event in task.events()]
 
 
-async def test_errors_are_as_they_are(tmp_path: Path) -> None:
-    """What the thread raises is what the caller gets: the type, the message and the facts."""
+async def test_errors_of_the_thread_reach_the_caller(tmp_path: Path) -> None:
+    """The caller gets the type, the message and the attributes of an error."""
     sandbox = vendor(faults=Faults(engine_errors=1.0))
 
     async with isolated(sandbox, engine_retries=0) as c:
@@ -187,7 +187,7 @@ async def test_errors_are_as_they_are(tmp_path: Path) -> None:
             await c.run(Smile(tmp_path / "none.jpg"))
         with pytest.raises(ConfigurationError, match="timeout"):
             await c.run(smile(), timeout=-1)
-        with pytest.raises(ConfigurationError, match="no task id"):
+        with pytest.raises(ConfigurationError, match="task_id is"):
             await c.delete("")
         with pytest.raises(ConfigurationError, match="journal"):
             c.resume()
@@ -205,7 +205,7 @@ async def test_a_result_is_not_saved_when_the_client_is_closed(tmp_path: Path) -
     assert isinstance(result.images[0], ResultImage)
 
 
-async def test_unopened_opened_twice_and_closed() -> None:
+async def test_wrong_uses_have_the_same_errors() -> None:
     """Each wrong use has the error that it has in one loop; closing again does nothing."""
     c = isolated(vendor())
 
@@ -235,8 +235,8 @@ async def test_unopened_opened_twice_and_closed() -> None:
         await c.run(smile())
 
 
-async def test_opening_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    """`open` raises for a journal that cannot be used, and the thread is gone again."""
+async def test_an_opening_that_fails_leaves_no_thread(tmp_path: Path) -> None:
+    """`open` raises for a journal that cannot be used, and the thread ends."""
     (tmp_path / "jobs.db").write_bytes(b"no journal" * 100)
     c = isolated(vendor(), journal=tmp_path / "jobs.db")
 
@@ -246,8 +246,8 @@ async def test_opening_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert not _threads
 
 
-async def test_opening_that_is_cancelled_leaves_nothing() -> None:
-    """Whenever the opening is cancelled, neither thread nor driver is left."""
+async def test_an_opening_that_is_cancelled_leaves_no_thread() -> None:
+    """No thread and no driver are left, whenever the opening is cancelled."""
     for turns in range(12):
         c = isolated(vendor())
         async with anyio.create_task_group() as group:
@@ -259,8 +259,8 @@ async def test_opening_that_is_cancelled_leaves_nothing() -> None:
         assert not _threads
 
 
-def test_no_loop_no_client() -> None:
-    """Without a running event loop there is nothing to wait in."""
+def test_opening_needs_a_running_loop() -> None:
+    """Without a running event loop the client cannot wait."""
 
     def step() -> None:
         with (
@@ -272,8 +272,8 @@ def test_no_loop_no_client() -> None:
     step()
 
 
-def test_another_loop_of_the_process_may_go_on() -> None:
-    """The loop that opened the client may end: its task runs on, and another loop closes."""
+def test_another_loop_may_close_the_client() -> None:
+    """The loop that opened the client may end; its task goes on, and another loop closes."""
     sandbox, spy = vendor(), Spy()
     spy.hold = is_poll
     c = isolated(sandbox, transport=Between(sandbox.transport(), spy))
@@ -303,8 +303,8 @@ def test_another_loop_of_the_process_may_go_on() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-async def test_not_after_a_fork() -> None:
-    """In a forked child there is no such thread: that is said, and nobody waits for it."""
+async def test_a_forked_child_is_refused() -> None:
+    """A forked child does not have the thread, so its calls raise an error."""
     async with isolated(vendor()) as c:
         pid = os.fork()
         if pid == 0:  # pragma: no cover - the child
@@ -323,7 +323,7 @@ async def test_not_after_a_fork() -> None:
 
 
 async def test_two_clients_share_the_thread_and_the_ledger() -> None:
-    """Clients on one key in one process spend one window; the last one ends the thread."""
+    """Clients on one key share one window; the last one ends the thread."""
     sandbox = vendor()
     one, two = isolated(sandbox), isolated(sandbox)
 
@@ -341,23 +341,23 @@ async def test_two_clients_share_the_thread_and_the_ledger() -> None:
 
 
 async def test_the_next_client_knows_what_the_last_one_spent() -> None:
-    """The window is the key's, also when the thread was another one."""
+    """The window belongs to the key, also when the thread is another one."""
     sandbox = vendor()
     async with isolated(sandbox) as one:
         await one.run(smile())
         spent = one.statistics().requests_in_window
 
-    # Over the network, as a client without a transport: nothing is sent.
+    # These clients have no transport, but send nothing over the network.
     async with isolated(sandbox, transport=one._transport) as two:
         assert spent == two.statistics().requests_in_window
     assert spent > 1
 
 
-# Waiting is not owning.
+# Cancelled callers.
 
 
 async def test_cancelling_the_caller_cancels_the_waiting() -> None:
-    """A caller who is cancelled leaves a task that is kept alive to its end."""
+    """The task of a cancelled caller is kept alive to its end."""
     sandbox, spy = vendor(), Spy()
     spy.hold = is_poll
 
@@ -373,7 +373,7 @@ async def test_cancelling_the_caller_cancels_the_waiting() -> None:
     assert 1 == c.statistics().done
 
 
-async def test_what_is_cancelled_early_is_not_created() -> None:
+async def test_a_job_that_is_cancelled_early_is_not_created() -> None:
     """A job whose caller has gone before it was sent costs nothing."""
     sandbox = vendor()
     closed = Between(sandbox.transport(), spy := Spy())
@@ -390,8 +390,8 @@ async def test_what_is_cancelled_early_is_not_created() -> None:
     assert [] == list(sandbox.ledger.tasks)
 
 
-async def test_a_cancelled_save_is_swept(tmp_path: Path) -> None:
-    """A save whose caller is cancelled leaves no file, and another one works."""
+async def test_a_cancelled_save_leaves_no_file(tmp_path: Path) -> None:
+    """Another save after it works."""
     sandbox = vendor()
     spy = Spy()
     spy.hold = lambda request: request.url.path.endswith(".jpg")
@@ -406,8 +406,8 @@ async def test_a_cancelled_save_is_swept(tmp_path: Path) -> None:
         assert 1 == len(await result.save(tmp_path))
 
 
-async def test_closing_lets_what_runs_end_unless_the_caller_is_cancelled_outright() -> None:
-    """Closing drains in the thread, through a cancelled scope; `Task.cancel` ends the draining."""
+async def test_closing_drains_unless_the_task_itself_is_cancelled() -> None:
+    """A cancelled scope does not end the drain; `Task.cancel` does."""
     sandbox = vendor(lasts=0.4)
     async with isolated(sandbox) as c:
         await left_running(c, sandbox)
@@ -416,7 +416,7 @@ async def test_closing_lets_what_runs_end_unless_the_caller_is_cancelled_outrigh
             await c.close()
     assert ["success"] == [task.state for task in sandbox.ledger.tasks]
 
-    # Who waited for the end of this one would wait for ten minutes.
+    # Waiting for the end of this one would take ten minutes.
     sandbox = vendor(lasts=1000.0)
     c = await isolated(sandbox).open()
     await left_running(c, sandbox)
@@ -430,20 +430,20 @@ async def test_closing_lets_what_runs_end_unless_the_caller_is_cancelled_outrigh
 
 
 async def left_running(c: Client, sandbox: Sandbox, number: int = 0) -> None:
-    """Begin a job and leave it when it runs."""
+    """Start a job and leave it while it runs."""
     waiting = asyncio.ensure_future(c.run(smile(number)))
     await till(lambda: 1 == len(sandbox.ledger.tasks))
     waiting.cancel()
     await asyncio.wait([waiting])
 
 
-# Many.
+# Batches.
 
 
 @pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize("kind", ["list", "generator", "async"])
 async def test_batches_of_all_kinds(kind: str, ordered: bool, tmp_path: Path) -> None:
-    """Every job has its outcome, saved in the thread, whatever the source and the order."""
+    """Every job has its outcome, for all sources and orders."""
     sandbox, count = vendor(), 30
 
     async def asynchronous() -> AsyncIterator[Job]:
@@ -471,7 +471,7 @@ WHO: contextvars.ContextVar[str] = contextvars.ContextVar("WHO", default="nobody
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-async def test_jobs_are_read_where_the_caller_is(asynchronous: bool) -> None:
+async def test_jobs_are_read_in_the_callers_loop(asynchronous: bool) -> None:
     """The source runs in the caller's loop and context, in one task, and is closed there."""
     seen: list[tuple[object, str, object]] = []
     here = asyncio.get_running_loop()
@@ -486,7 +486,7 @@ async def test_jobs_are_read_where_the_caller_is(asynchronous: bool) -> None:
 
     async def waiting() -> AsyncIterator[Job]:
         try:
-            # A scope across a yield is what a source of others may have.
+            # A user's source may have a scope across a yield.
             async with asyncio.timeout(10):
                 for job in smiles(3):
                     note()
@@ -506,7 +506,7 @@ async def test_jobs_are_read_where_the_caller_is(asynchronous: bool) -> None:
 
 
 async def test_the_source_is_read_lazily() -> None:
-    """An endless source is read a few dozen ahead, and no further after the block."""
+    """An endless source is read a few dozen jobs ahead, and not after the block."""
     read = 0
 
     def endless() -> Iterator[Job]:
@@ -525,8 +525,8 @@ async def test_the_source_is_read_lazily() -> None:
     assert before == read < 5_000
 
 
-async def test_what_the_source_raises_comes_last() -> None:
-    """An error of the source is raised after the outcomes of the jobs before, as it is."""
+async def test_an_error_of_the_source_comes_last() -> None:
+    """It is raised after the outcomes of the jobs before it, unchanged."""
 
     def broken() -> Iterator[Job]:
         yield from smiles(2)
@@ -542,8 +542,8 @@ async def test_what_the_source_raises_comes_last() -> None:
     assert all(outcome.ok for outcome in outcomes)
 
 
-async def test_a_source_that_is_cancelled_from_within() -> None:
-    """It ends the reading with `ClientClosed`; what was read is done."""
+async def test_a_source_that_cancels_itself() -> None:
+    """It ends the reading with `ClientClosed`; jobs that were read are done."""
 
     async def cancelled() -> AsyncIterator[Job]:
         yield smile()
@@ -551,12 +551,12 @@ async def test_a_source_that_is_cancelled_from_within() -> None:
 
     async with isolated(vendor()) as c, c.batch(cancelled()) as batch:
         assert (await anext(batch)).ok
-        with pytest.raises(ClientClosed, match="cancelled from within"):
+        with pytest.raises(ClientClosed, match="cancelled its own reading"):
             await anext(batch)
 
 
 async def test_a_source_whose_closing_fails() -> None:
-    """Its error is raised where the outcomes end."""
+    """Its error is raised after the outcomes."""
 
     async def clumsy() -> AsyncIterator[Job]:
         try:
@@ -572,8 +572,8 @@ async def test_a_source_whose_closing_fails() -> None:
         await taken(batch, KeyError)
 
 
-async def test_an_error_in_the_block_stays_what_it_is() -> None:
-    """No group of exceptions is made of it; what was created is kept."""
+async def test_an_error_in_the_block_is_not_wrapped() -> None:
+    """It is not put into an exception group, and running tasks are kept."""
     sandbox = vendor(lasts=0.2)
 
     async with isolated(sandbox) as c:
@@ -585,8 +585,8 @@ async def test_an_error_in_the_block_stays_what_it_is() -> None:
     assert 3 == [task.state for task in sandbox.ledger.tasks].count("success")
 
 
-async def test_a_stopped_batch_tells_of_all_that_was_read() -> None:
-    """What was read and not sent comes as `Failed`; the source waits for nobody."""
+async def test_a_stopped_batch_has_all_outcomes() -> None:
+    """Unsent jobs come as `Failed`, and the source is not waited for."""
     sandbox = vendor(lasts=0.3)
     read = 0
 
@@ -608,7 +608,7 @@ async def test_a_stopped_batch_tells_of_all_that_was_read() -> None:
 
 
 async def test_no_outcome_is_lost_to_a_cancelled_consumer() -> None:
-    """A consumer that gives up waiting again and again still gets every outcome once."""
+    """A consumer whose waits are cancelled still gets every outcome once."""
     sandbox, keys = vendor(lasts=0.02), list[str | None]()
 
     async with isolated(sandbox) as c, c.batch(smiles(150)) as batch:
@@ -622,7 +622,7 @@ async def test_no_outcome_is_lost_to_a_cancelled_consumer() -> None:
 
 
 async def test_entering_that_is_cancelled_buys_nothing_more() -> None:
-    """A batch whose entering was cancelled reads nothing."""
+    """A batch whose entering was cancelled reads no jobs."""
     sandbox = vendor()
 
     async with isolated(sandbox) as c:
@@ -631,14 +631,14 @@ async def test_entering_that_is_cancelled_buys_nothing_more() -> None:
             with anyio.move_on_after(0.0002 * turns) as scope:
                 async with batch:
                     scope.cancel()
-        with pytest.raises(ConfigurationError, match="entered once"):
+        with pytest.raises(ConfigurationError, match="entered already"):
             async with c.batch(smiles(1)) as batch, batch:
                 pass
         assert 0 == c.statistics().waiting
 
 
 async def test_a_batch_that_outlives_its_client() -> None:
-    """Outcomes that had come are given, and then it is said that the client is closed."""
+    """Outcomes that had come are returned, and then `ClientClosed` is raised."""
     c = await isolated(vendor()).open()
 
     async with c.batch(smiles(100_000)) as batch:
@@ -650,7 +650,7 @@ async def test_a_batch_that_outlives_its_client() -> None:
 
 
 def test_resuming_what_a_former_client_left(tmp_path: Path) -> None:
-    """With a journal an isolated client goes on where another one was."""
+    """With a journal an isolated client resumes another one's jobs."""
     sandbox, journal = vendor(), tmp_path / "jobs.db"
     keys: list[str | None] = []
 
@@ -679,8 +679,8 @@ def test_resuming_what_a_former_client_left(tmp_path: Path) -> None:
     assert 1.0 == sandbox.ledger.units_charged
 
 
-async def test_a_caller_who_was_not_told_is_told_at_resume(tmp_path: Path) -> None:
-    """A result that came for a cancelled caller counts as not seen."""
+async def test_a_result_for_a_cancelled_caller_comes_at_resume(tmp_path: Path) -> None:
+    """A result that came for a cancelled caller counts as not taken."""
     sandbox, journal, spy = vendor(), tmp_path / "jobs.db", Spy()
     spy.hold = is_poll
     held = Between(sandbox.transport(), spy)
@@ -698,8 +698,8 @@ async def test_a_caller_who_was_not_told_is_told_at_resume(tmp_path: Path) -> No
 # When the thread fails.
 
 
-async def test_a_crash_in_the_thread_tells_everybody(caplog: pytest.LogCaptureFixture) -> None:
-    """Callers get `ClientClosed` from the cause, and `TaskAbandoned` where a task is at stake."""
+async def test_a_crash_in_the_thread_ends_all_calls(caplog: pytest.LogCaptureFixture) -> None:
+    """Callers get `ClientClosed` with the cause, or `TaskAbandoned` if a task is at stake."""
     sandbox, spy = vendor(lasts=30.0), Spy()
     c = await isolated(sandbox, transport=Between(sandbox.transport(), spy)).open()
     waiting = asyncio.ensure_future(c.run(smile(9)))
@@ -735,7 +735,7 @@ async def test_a_crash_in_the_thread_tells_everybody(caplog: pytest.LogCaptureFi
 
 
 async def test_an_interrupt_in_a_job_is_its_callers(tmp_path: Path) -> None:
-    """A picture that raises an interrupt ends neither the thread nor the tasks of others."""
+    """A picture that raises an interrupt ends neither the thread nor other tasks."""
 
     class Odd(os.PathLike[str]):
         def __fspath__(self) -> str:
@@ -759,7 +759,7 @@ async def test_an_interrupt_in_a_job_is_its_callers(tmp_path: Path) -> None:
 
 
 async def test_a_second_cancellation_does_not_break_the_drain() -> None:
-    """As in one loop: a client that closes for a cancellation keeps what runs to its end."""
+    """A client that closes for a cancellation keeps running tasks to their ends."""
     sandbox = vendor(lasts=0.5)
 
     async def body() -> None:
@@ -779,7 +779,7 @@ async def test_a_second_cancellation_does_not_break_the_drain() -> None:
 
 
 async def test_the_opener_that_starts_the_thread_is_cancelled() -> None:
-    """Another client that opens at the same time starts the thread in its place."""
+    """Another client that opens at the same time starts the thread instead."""
     sandbox = vendor()
     one, two = isolated(sandbox), isolated(sandbox)
     first = asyncio.ensure_future(one.open())
@@ -793,8 +793,8 @@ async def test_the_opener_that_starts_the_thread_is_cancelled() -> None:
     await two.close()
 
 
-async def test_a_closing_that_is_cancelled_at_once_closes_all_the_same() -> None:
-    """The client lets go of its place although nobody waits for that; others go on."""
+async def test_a_closing_that_is_cancelled_at_once_still_closes() -> None:
+    """The client leaves the thread, and other clients go on."""
     async with isolated(vendor()) as other:
         c = await isolated(vendor()).open()
         session = c._session
@@ -807,8 +807,8 @@ async def test_a_closing_that_is_cancelled_at_once_closes_all_the_same() -> None
         assert (await other.run(smile())).images
 
 
-async def test_a_closing_that_is_cancelled_all_the_time_ends_the_thread() -> None:
-    """The last client stops the thread, whether it can wait for its end or not."""
+async def test_a_closing_that_is_cancelled_repeatedly_ends_the_thread() -> None:
+    """The last client stops the thread, even if it cannot wait for its end."""
     c = await isolated(vendor()).open()
     closing = asyncio.ensure_future(c.close())
     while not closing.done():
@@ -819,7 +819,7 @@ async def test_a_closing_that_is_cancelled_all_the_time_ends_the_thread() -> Non
 
 
 async def test_a_client_after_a_crash_has_a_new_thread() -> None:
-    """A thread that failed is not used again, also while a client still has it open."""
+    """A failed thread is not used again, even while a client has it open."""
     sandbox, spy = vendor(), Spy()
     one = await isolated(sandbox, transport=Between(sandbox.transport(), spy)).open()
     spy.fail = lambda _: SystemExit(3)
@@ -831,8 +831,8 @@ async def test_a_client_after_a_crash_has_a_new_thread() -> None:
         assert 1 == len((await two.run(smile())).images)
 
 
-async def test_a_client_that_is_forgotten_says_so() -> None:
-    """A client that was never closed is warned of, as in one loop."""
+async def test_a_client_that_is_never_closed_is_a_warning() -> None:
+    """A forgotten client causes a warning, as in one loop."""
     c = await isolated(vendor()).open()
     home, known = c._executor, weakref.ref(c)
 
@@ -844,7 +844,7 @@ async def test_a_client_that_is_forgotten_says_so() -> None:
     await home.close()
 
 
-# What it is for.
+# A blocked loop.
 
 
 @contextlib.contextmanager
@@ -866,7 +866,7 @@ def served(*, lasts: float, lease: float) -> Iterator[tuple[Sandbox, str]]:
 
 
 async def blocked(sandbox: Sandbox, origin: str, *, apart: bool) -> list[Outcome]:
-    """Four tasks in a loop that is blocked until all of them are over, kept alive or not."""
+    """Run four tasks, and block the loop until all of them are over."""
     polling = Polling(lease=LEASE, interval=0.25)
     c = Client(KEY, base_url=origin, isolated=apart, limits=WIDE, polling=polling)
     async with c, c.batch(smiles(4)) as batch:
@@ -880,8 +880,8 @@ LEASE = 3.0
 
 
 @pytest.mark.parametrize("apart", [True, False])
-async def test_a_blocked_loop_loses_nothing(apart: bool) -> None:
-    """With the caller's loop blocked for longer than the lease no task is lost; else they are."""
+async def test_a_blocked_loop_loses_no_task(apart: bool) -> None:
+    """No task is lost in an isolated client; without isolation they are."""
     with served(lasts=1.3 * LEASE, lease=LEASE) as (sandbox, origin):
         outcomes = await blocked(sandbox, origin, apart=apart)
         states = [task.state for task in sandbox.ledger.tasks]
@@ -892,7 +892,7 @@ async def test_a_blocked_loop_loses_nothing(apart: bool) -> None:
 
 
 async def test_a_crash_while_a_job_is_submitted() -> None:
-    """A creation that was under way is in doubt, and so nobody buys it again blindly."""
+    """The creation that was under way is in doubt, so the job is not bought again."""
     sandbox, spy = vendor(), Spy()
     c = await isolated(sandbox, transport=Between(sandbox.transport(), spy)).open()
     spy.hold = lambda request: request.method == "POST"
@@ -912,7 +912,7 @@ async def test_a_crash_while_a_job_is_submitted() -> None:
 
 
 async def test_a_batch_in_the_thread_resumes_first(tmp_path: Path) -> None:
-    """What the last process left comes before the jobs, which the caller's loop reads."""
+    """The last process's jobs come before the given ones, which the caller's loop reads."""
     sandbox, path = vendor(), tmp_path / "jobs.db"
     async with isolated(sandbox, journal=path) as c:
         _ = await c.submit(smile(1))

@@ -1,4 +1,4 @@
-"""Measuring the lease, and using what was measured; in virtual time."""
+"""Measuring the lease and using the measured one, in virtual time."""
 
 import logging
 from collections.abc import Sequence
@@ -26,14 +26,14 @@ from tests.support.sandboxed import FACE, KEY, STYLE, avatar, client, smiles, ve
 
 URL = "https://yce-api-01.makeupar.com"
 LONG = {"ai-avatar": Durations.fixed(150.0), "ai-smile": Durations.fixed(60.0)}
-# With an interval that is shorter than the lease, tasks are polled early: requests are plenty here.
+# Tasks are polled before the lease demands it, since there are enough requests here.
 RARELY = Polling(lease="measured", interval=30.0)
 Lease = float | Literal["polling_interval", "retention", "flexible"]
 
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A state folder of each test's own."""
+    """A state folder for each test."""
     monkeypatch.setenv("PERFECT_ASYNC_STATE", str(tmp_path / "state"))
     return tmp_path / "state"
 
@@ -58,20 +58,20 @@ async def measured(sandbox: Sandbox, gaps: Sequence[float] | None = None) -> lis
         ("flexible", {}, 40.0, None, 3),
     ],
 )
-async def test_each_published_length_of_the_lease(
+async def test_each_documented_lease_is_measured(
     lease: Lease,
     settings: dict[str, object],
     survived: float,
     lost: float | None,
     polls: int,
 ) -> None:
-    """One task is created, polled after 12, 20 and 40 s only, and no more once it is lost."""
+    """One task is created and polled after 12, 20 and 40 s only, until it is lost."""
     sandbox = make(lease, **settings)
 
     found = await measured(sandbox)
 
     assert (survived, lost) == (found[-1].survived, found[-1].lost)
-    # A loss is asked for twice.
+    # A lost task is polled twice.
     assert polls == sandbox.ledger.requests["poll"]
     assert 1 == sandbox.ledger.units_charged == len(sandbox.ledger.tasks)
     assert [] == sandbox.ledger.violations
@@ -80,8 +80,8 @@ async def test_each_published_length_of_the_lease(
     assert (survived, lost, False) == (record.survived, record.lost, record.refuted)
 
 
-async def test_what_is_known_is_told_after_each_gap() -> None:
-    """Each gap yields a bracket, with the lease that follows from it."""
+async def test_each_gap_yields_a_bracket() -> None:
+    """Each bracket has the lease that follows from it."""
     found = await measured(make(30.0))
 
     assert [(12.0, None, 10.0), (20.0, None, 16.0), (20.0, 41.0, 16.0)] == [
@@ -102,7 +102,7 @@ async def test_a_picture_of_this_machine_is_uploaded() -> None:
 
 
 async def test_a_task_that_ends_during_a_gap_shows_nothing(state: Path) -> None:
-    """Only a gap through which the task ran counts; what was survived before stays."""
+    """Only a gap after which the task still runs counts as survived."""
     sandbox = make("flexible", durations={"ai-avatar": Durations.fixed(25.0)})
 
     found = await measured(sandbox)
@@ -115,8 +115,8 @@ async def test_a_task_that_ends_during_a_gap_shows_nothing(state: Path) -> None:
     assert LeaseFile(URL, KEY).read() is None
 
 
-async def test_a_slip_is_no_loss() -> None:
-    """A task that the vendor does not know once and knows again is not lost."""
+async def test_one_unknown_answer_is_not_a_loss() -> None:
+    """A task that the vendor does not know once, and knows at the next poll, is not lost."""
     sandbox = make("flexible")
     unknown = (400, {"status": 400, "error": "Invalid task ID"})
     sandbox.script("poll", unknown)
@@ -124,8 +124,8 @@ async def test_a_slip_is_no_loss() -> None:
     assert 12.0 == (await measured(sandbox, (12.0,)))[-1].survived
 
 
-async def test_what_fails_is_raised_as_for_a_job() -> None:
-    """A low balance, a failure of the engine and an answer that never comes are errors."""
+async def test_failures_are_raised_as_for_a_job() -> None:
+    """A low balance, a failure of the engine and a missing answer raise errors."""
     with pytest.raises(UnitsExhausted):
         await measured(make(10.0, units=0.5))
     failing = Faults(engine_errors=1.0, engine_error_codes=("error_no_face",))
@@ -144,18 +144,18 @@ async def test_what_fails_is_raised_as_for_a_job() -> None:
             await anext(one.measure_lease("a.jpg"))  # type: ignore[arg-type]
 
 
-async def test_nothing_is_bought_that_could_not_be_kept(state: Path) -> None:
+async def test_nothing_is_bought_if_the_lease_cannot_be_saved(state: Path) -> None:
     """A state folder that cannot be written is an error before the task is created."""
     state.write_text("")  # noqa: ASYNC240 - a small file
     sandbox = make(10.0)
 
-    with pytest.raises(ConfigurationError, match="What is measured cannot be kept: the folder"):
+    with pytest.raises(ConfigurationError, match="The measured lease cannot be saved: the folder"):
         await measured(sandbox)
 
     assert 0 == sandbox.ledger.units_charged
 
 
-# Using it.
+# Using the measured lease.
 
 
 async def keep(survived: float, lost: float, *, refuted: bool = False) -> None:
@@ -163,14 +163,14 @@ async def keep(survived: float, lost: float, *, refuted: bool = False) -> None:
     await in_thread(LeaseFile(URL, KEY).write, LeaseRecord(survived, lost, at, refuted))
 
 
-def test_nothing_measured_is_an_error_with_its_mend() -> None:
+def test_a_missing_measurement_is_an_error_with_advice() -> None:
     """A measured lease that was never measured is refused when the client is made."""
     with pytest.raises(ConfigurationError, match="doctor --measure-lease"):
         client(make(10.0), polling=Polling(lease="measured"))
 
 
 def test_the_setting_reads_as_seconds() -> None:
-    """`Polling.lease` is a number, the assumed one until the measured one is known."""
+    """`Polling.lease` is a number: the assumed lease until the measured one is known."""
     polling = Polling(lease="measured")
 
     assert (10.0, True) == (polling.lease, polling.measured)
@@ -201,8 +201,10 @@ async def test_a_measured_lease_saves_polls() -> None:
     assert 12.0 < gaps["measured"] < 15.0
 
 
-async def test_the_first_loss_inside_it_falls_back(caplog: pytest.LogCaptureFixture) -> None:
-    """A task that is lost inside the measured lease puts the client back to 10 s, said once."""
+async def test_a_loss_within_the_measured_lease_restores_the_default(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A task that is lost within it puts the client back to 10 s, logged once."""
     await keep(20.0, 41.0)
     sandbox = make(10.0)
     polling = RARELY
@@ -229,17 +231,17 @@ async def test_the_first_loss_inside_it_falls_back(caplog: pytest.LogCaptureFixt
 async def test_a_refuted_lease_is_used_by_no_later_client(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What was refuted counts as 10 s from then on, and is said when a client is made."""
+    """A refuted lease counts as 10 s from then on, which is logged when a client is made."""
     await keep(20.0, 41.0, refuted=True)
 
     async with client(make(10.0), polling=Polling(lease="measured")) as one:
         assert 10.0 == one.statistics().lease
 
-    assert "was lost inside the lease that was measured on 2026-07-01" in caplog.text
+    assert "was lost within the lease that was measured on 2026-07-01" in caplog.text
 
 
 async def test_a_loss_without_a_measurement_changes_nothing() -> None:
-    """A lease that the user named stays, whatever is lost."""
+    """A lease that the user gave stays the same, whatever is lost."""
     sandbox = make(10.0)
 
     async with client(sandbox, polling=Polling(lease=16.0, interval=30.0)) as one:
@@ -249,7 +251,7 @@ async def test_a_loss_without_a_measurement_changes_nothing() -> None:
 
 
 async def test_members_of_a_key_fall_back_together(tmp_path: Path) -> None:
-    """Where the key is shared, the loss of one member shortens the lease of the other."""
+    """On a shared key the loss of one member shortens the lease of the other."""
     await keep(20.0, 41.0)
     sandbox = make(10.0)
     shared = {"share": tmp_path / "ledger", "polling": RARELY}

@@ -1,4 +1,4 @@
-"""The logger tells each request at DEBUG and each job's end at INFO, and nothing secret."""
+"""The logger logs each request at DEBUG and each outcome at INFO, and no secrets."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ LogCapture = pytest.LogCaptureFixture
 
 @pytest.fixture(autouse=True)
 def capture(caplog: LogCapture) -> None:
-    """Capture all that the logger says."""
+    """Capture everything that is logged."""
     caplog.set_level(logging.DEBUG, "perfect_async")
 
 
@@ -34,7 +34,7 @@ def requests(caplog: LogCapture) -> list[logging.LogRecord]:
 
 
 async def test_each_request_is_a_line(caplog: LogCapture) -> None:
-    """Method, path, status, time, request id and task id, as text and as attributes."""
+    """Method, path, status, time, request id and task id are in the text and in attributes."""
     sandbox = vendor()
     async with client(sandbox) as c:
         result = await c.run(Smile(FACE))
@@ -62,7 +62,7 @@ async def test_each_request_is_a_line(caplog: LogCapture) -> None:
 
 
 async def test_nothing_secret_is_logged(caplog: LogCapture) -> None:
-    """No URL, no key, no query, and no name of a file."""
+    """No URL, key, query or file name is logged."""
     sandbox = vendor(faults=Faults(by_picture={"bad.jpg": "error_no_face"}))
     async with client(sandbox) as c:
         async with c.batch([Smile(FACE), smile(), Smile("https://x.example/p?sig=secret")]) as b:
@@ -77,7 +77,7 @@ async def test_nothing_secret_is_logged(caplog: LogCapture) -> None:
 
 
 async def test_a_request_without_an_answer_says_so(caplog: LogCapture) -> None:
-    """Its line has the kind of failure in place of the status."""
+    """Its line has the class of the failure in place of the status."""
     async with client(vendor(faults=Faults(dropped={"credit": 1.0})), drain=0.0) as c:
         with pytest.raises(ServiceUnavailable):
             await c.units()
@@ -85,7 +85,7 @@ async def test_a_request_without_an_answer_says_so(caplog: LogCapture) -> None:
     assert "ServiceUnavailable" in caplog.text
 
 
-async def test_what_became_of_a_job_is_a_line(caplog: LogCapture) -> None:
+async def test_the_outcome_of_each_job_is_logged(caplog: LogCapture) -> None:
     """At INFO: done with its task, time and units, or failed with its error."""
     async with client(vendor()) as c:
         result = await c.run(Smile("https://x.example/a.jpg", key="order 7"))
@@ -100,7 +100,7 @@ async def test_what_became_of_a_job_is_a_line(caplog: LogCapture) -> None:
 
 
 def program(level: str, code: str) -> str:
-    """What a program writes to stderr that runs a smile, with the variable set."""
+    """The text that a program writes to stderr when it runs a smile, with the variable set."""
     ran = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PERFECT_ASYNC_LOG": level, "PYTHONPATH": str(ROOT)},
@@ -127,7 +127,7 @@ asyncio.run(main())
 
 
 def test_a_variable_switches_the_lines_on() -> None:
-    """Each line comes once, also where the program has a handler of its own."""
+    """Each line comes once, also if the program has a handler of its own."""
     loud = "import logging; logging.basicConfig()"
     line = "GET /s2s/v1.0/client/credit 200"
     own, loudly = (program("debug", SMILE.format(more=more)) for more in ("pass", loud))
@@ -137,7 +137,7 @@ def test_a_variable_switches_the_lines_on() -> None:
 
 
 def test_an_unknown_level_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first client says what the variable may be."""
+    """The first client says which levels the variable may have."""
     monkeypatch.setenv("PERFECT_ASYNC_LOG", "loud")
     with pytest.raises(ConfigurationError, match="debug, info or off"):
         Client("key")

@@ -1,4 +1,4 @@
-"""What a client does with a notification: believe, wake, remember, and acknowledge."""
+"""A client verifies, remembers and acknowledges notifications, and polls their tasks."""
 
 import asyncio
 import logging
@@ -42,7 +42,7 @@ SILENT = WebhookFaults(lost=1.0)
 async def begun(
     c: Client, endpoint: Endpoint, number: int = 0
 ) -> tuple[asyncio.Future[Result], str]:
-    """A smile of 8 s that runs, and its task."""
+    """A running smile of 8 s, and its task."""
     waits = asyncio.ensure_future(c.run(smile(number)))
     await asyncio.sleep(1)
     return waits, endpoint.sandbox.ledger.tasks[-1].task_id
@@ -53,8 +53,8 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize("status", ["success", "error"])
-async def test_a_notification_wakes_its_task(status: str) -> None:
-    """Whatever it says of the end, the task is asked for at once."""
+async def test_a_notification_polls_its_task(status: str) -> None:
+    """The task is polled at once, whatever the notification says of its end."""
     endpoint = make_endpoint(SILENT, lifts=True)
     async with open_client(endpoint, "webhook") as c:
         waits, task_id = await begun(c, endpoint)
@@ -68,8 +68,8 @@ async def test_a_notification_wakes_its_task(status: str) -> None:
     assert 1 == endpoint.polls()
 
 
-async def test_twice_is_once() -> None:
-    """The same id again, at once or an hour later, asks for nothing and is acknowledged."""
+async def test_a_duplicate_is_acknowledged_and_ignored() -> None:
+    """The same id again, at once or an hour later, causes no poll."""
     endpoint = make_endpoint(SILENT, lifts=True)
     async with open_client(endpoint, "webhook") as c:
         waits, task_id = await begun(c, endpoint)
@@ -84,8 +84,8 @@ async def test_twice_is_once() -> None:
     assert 1 == endpoint.polls()
 
 
-async def test_concurrent_ones_with_ids_of_their_own() -> None:
-    """Many notifications of one task at one moment are one poll."""
+async def test_concurrent_notifications_are_one_poll() -> None:
+    """Many notifications of one task at one moment cause one poll."""
     endpoint = make_endpoint(SILENT, lifts=True)
     async with open_client(endpoint, "webhook") as c:
         waits, task_id = await begun(c, endpoint)
@@ -98,7 +98,7 @@ async def test_concurrent_ones_with_ids_of_their_own() -> None:
 
 
 async def test_a_notification_before_the_creations_answer() -> None:
-    """What overtakes the answer is kept for it."""
+    """It is remembered until the answer to the creation comes."""
     endpoint = make_endpoint(SILENT, lifts=True)
 
     async def slow(request: httpx.Request) -> httpx.Response | None:
@@ -122,8 +122,8 @@ async def test_a_notification_before_the_creations_answer() -> None:
     assert 1 == endpoint.polls()
 
 
-async def test_of_a_task_of_somebody_else() -> None:
-    """It is acknowledged, and neither asked for nor remembered for long."""
+async def test_a_notification_of_another_programs_task() -> None:
+    """It is acknowledged, causes no poll, and is not remembered for long."""
     endpoint = make_endpoint(SILENT)
     async with open_client(endpoint) as c:
         for number in range(10):
@@ -134,8 +134,8 @@ async def test_of_a_task_of_somebody_else() -> None:
     assert {} == dict(endpoint.sandbox.ledger.requests)
 
 
-async def test_two_clients_on_one_key() -> None:
-    """Clients of one key in one process share what they hear, whichever was told."""
+async def test_clients_on_one_key_share_notifications() -> None:
+    """Either of two clients may receive the notification."""
     endpoint = make_endpoint(SILENT, lifts=True)
     async with open_client(endpoint, "webhook") as c:
         async with client_of(endpoint, "webhook") as other:
@@ -151,22 +151,22 @@ async def test_two_clients_on_one_key() -> None:
     assert 1 == endpoint.polls()
 
 
-async def test_signed_and_not_understood(caplog: pytest.LogCaptureFixture) -> None:
-    """It is acknowledged, and one line says so however many come; nothing of it is in the log."""
+async def test_a_signed_but_unreadable_notification(caplog: pytest.LogCaptureFixture) -> None:
+    """It is acknowledged and logged once, without its content."""
     endpoint = make_endpoint(SILENT)
     async with open_client(endpoint) as c:
-        puzzling: list[object] = [None, [], {"task_id": "selfie-of-ann"}, {"x": "ann"}]
+        puzzling: list[object] = [None, [], {"task_id": "selfie-of-quinn"}, {"x": "quinn"}]
         for number, data in enumerate(puzzling):
             await c.webhooks.deliver(*notification(c, data, webhook_id=f"msg_{number}"))
 
     [line] = warnings_of(caplog)
-    assert "not understood" in line
-    assert "ann" not in line
+    assert "cannot be read" in line
+    assert "quinn" not in line
 
 
 @pytest.mark.parametrize("how", ["secret", "stale", "future", "body"])
-async def test_what_is_not_genuine_changes_nothing(how: str) -> None:
-    """A wrong secret, a timestamp that is off, another body: rejected, and nothing is asked."""
+async def test_an_invalid_notification_is_rejected(how: str) -> None:
+    """A wrong secret, an old timestamp or another body is rejected and causes no poll."""
     endpoint = make_endpoint(SILENT, lifts=True)
     async with open_client(endpoint, "webhook") as c:
         waits, task_id = await begun(c, endpoint)
@@ -179,13 +179,13 @@ async def test_what_is_not_genuine_changes_nothing(how: str) -> None:
             await c.webhooks.deliver(body, message[1])
         await asyncio.sleep(10)
         assert 0 == endpoint.polls()
-        # The id of what was rejected is not taken.
+        # The id of a rejected notification is not remembered.
         await c.webhooks.deliver(*notification(c, task_end(task_id)))
         await asyncio.wait_for(waits, 2)
 
 
-async def test_while_a_secret_is_replaced() -> None:
-    """Either of two secrets is good, in the argument and in what was signed."""
+async def test_both_secrets_are_valid_while_one_is_replaced() -> None:
+    """Either of two secrets is accepted, in the argument and in the signature."""
     endpoint = make_endpoint()
     async with open_client(endpoint, "both", webhook_secret=[OTHER, SECRET]) as c:
         await c.run(smile(1))
@@ -197,8 +197,8 @@ async def test_while_a_secret_is_replaced() -> None:
     assert {204} == {each.answer for each in endpoint.sandbox.ledger.webhooks}
 
 
-async def test_after_the_end() -> None:
-    """A client that has closed takes nothing in, nor does one that never opened."""
+async def test_a_client_that_is_not_open_accepts_no_notification() -> None:
+    """A client that has closed, or never opened, refuses it."""
     endpoint = make_endpoint(SILENT)
     async with open_client(endpoint) as c:
         webhooks, message = c.webhooks, notification(c, task_end("x"))
@@ -210,7 +210,7 @@ async def test_after_the_end() -> None:
 
 
 async def test_an_app_is_built_before_the_client_opens() -> None:
-    """`client.webhooks` may be had at any time, and works once the client is open."""
+    """`client.webhooks` is available at any time, and works once the client is open."""
     endpoint = make_endpoint(SILENT, lifts=True)
     async with endpoint.sandbox:
         c = client_of(endpoint, "webhook")
@@ -225,16 +225,16 @@ async def test_an_app_is_built_before_the_client_opens() -> None:
     assert 1 == endpoint.polls()
 
 
-async def test_without_a_secret() -> None:
-    """There is nothing to believe by."""
+async def test_webhooks_need_a_secret() -> None:
+    """Without a secret `client.webhooks` raises an error."""
     endpoint = make_endpoint(SILENT)
     async with endpoint.sandbox, client(endpoint.sandbox) as c:
         with pytest.raises(ConfigurationError):
             c.webhooks  # noqa: B018 - it raises
 
 
-async def test_while_the_client_closes() -> None:
-    """What still runs is heard of to the end."""
+async def test_a_closing_client_accepts_notifications() -> None:
+    """Running tasks get their notifications to the end."""
     endpoint = make_endpoint(lifts=True, durations={"ai-smile": EIGHTEEN})
     async with endpoint.sandbox:
         async with client_of(endpoint, "webhook", drain=30.0) as c:
@@ -248,8 +248,8 @@ async def test_while_the_client_closes() -> None:
     assert endpoint.polls() <= 5
 
 
-async def test_in_another_thread_or_loop() -> None:
-    """A handler in another loop is told so."""
+async def test_another_loop_is_refused() -> None:
+    """A handler in another loop gets an error."""
     endpoint = make_endpoint(SILENT)
     async with open_client(endpoint) as c:
         webhooks, message = c.webhooks, notification(c, task_end("x"))
@@ -257,8 +257,8 @@ async def test_in_another_thread_or_loop() -> None:
             await asyncio.to_thread(lambda: asyncio.run(webhooks.deliver(*message)))
 
 
-async def test_when_the_driver_has_failed() -> None:
-    """Nobody would ask, so it is not acknowledged."""
+async def test_a_failed_driver_acknowledges_nothing() -> None:
+    """Nobody would poll the task, so the notification is not acknowledged."""
     endpoint = make_endpoint(SILENT)
     async with open_client(endpoint) as c:
         assert c._session is not None
@@ -273,8 +273,8 @@ async def test_when_the_driver_has_failed() -> None:
 # With a journal.
 
 
-async def test_it_is_acknowledged_when_it_is_written(tmp_path: Path) -> None:
-    """With a healthy disk the task's creation is in the file before the sender hears yes."""
+async def test_it_is_acknowledged_once_it_is_written(tmp_path: Path) -> None:
+    """With a healthy disk the task's creation is in the file before the acknowledgement."""
     endpoint = make_endpoint(lifts=True)
     async with open_client(endpoint, "webhook", journal=tmp_path / "jobs.db") as c:
         await c.run(Smile(FACE))
@@ -286,7 +286,7 @@ async def test_it_is_acknowledged_when_it_is_written(tmp_path: Path) -> None:
 async def test_a_disk_that_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The result comes, no notification is acknowledged, and the sender's next attempt is."""
+    """The result comes, no notification is acknowledged, and the next attempt is."""
     endpoint = make_endpoint(lifts=True, webhook_retries=[60.0])
     commit, failing = SqliteJournal.commit, True
 
@@ -311,7 +311,7 @@ async def test_a_disk_that_fails(
 
 
 async def test_a_disk_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Poll and result do not wait for it; the sender is told after ten seconds to try again."""
+    """Poll and result do not wait for it; after ten seconds the sender is asked to try again."""
     endpoint = make_endpoint(lifts=True, webhook_retries=[60.0])
     commit, goes_on, over = SqliteJournal.commit, threading.Event(), threading.Event()
 
@@ -347,8 +347,10 @@ async def test_a_disk_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert 1 == endpoint.polls()
 
 
-async def test_the_endpoint_says_try_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mounted as an app, a disk that fails is a 503, a wrong secret a 400, and the rest 204."""
+async def test_the_status_codes_of_the_endpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mounted as an app, a failing disk is a 503, a wrong secret a 400, and the rest 204."""
     endpoint = make_endpoint(SILENT, lifts=True)
     commit = SqliteJournal.commit
 
@@ -377,8 +379,8 @@ async def test_the_endpoint_says_try_again(tmp_path: Path, monkeypatch: pytest.M
             await waits
 
 
-async def test_a_task_that_its_lease_lost() -> None:
-    """Where a webhook lifts no lease after all, the caller is told what became of the task."""
+async def test_a_task_that_is_lost_without_polls() -> None:
+    """If a webhook does not keep an unpolled task alive, the caller gets the error."""
     endpoint = make_endpoint(SILENT, durations={"ai-smile": EIGHTEEN})
     async with open_client(endpoint, "webhook") as c:
         with pytest.raises(TaskExpired) as caught:

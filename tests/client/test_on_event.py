@@ -1,4 +1,4 @@
-"""`Client(on_event=...)`: each event of a job, in order, and nothing waits for the callback."""
+"""`Client(on_event=...)` gets each event of a job, in order, and delays nothing."""
 
 import asyncio
 import threading
@@ -13,7 +13,7 @@ from tests.support.sandboxed import client as make
 
 
 def kinds(events: list[JobEvent]) -> list[str]:
-    """The kinds of events, with polls in a row in one."""
+    """The kinds of events, with polls in a row as one."""
     told = [event.kind for event in events]
     return [kind for index, kind in enumerate(told) if kind != "polled" or told[index - 1] != kind]
 
@@ -22,7 +22,7 @@ ALL = ["queued", "uploaded", "submitted", "polled", "finished"]
 
 
 async def test_a_plain_function_gets_each_event() -> None:
-    """From the entering of a job to its end, as `Task.events` gives them."""
+    """It gets all events of a job, as `Task.events` yields them."""
     seen: list[JobEvent] = []
     async with make(vendor(), on_event=seen.append) as c:
         task = await c.submit(Smile(FACE))
@@ -57,7 +57,7 @@ async def test_an_async_function_gets_each_event_of_a_batch() -> None:
 
 
 async def test_a_slow_callback_delays_no_poll_and_no_caller() -> None:
-    """A callback that takes a minute for each event costs the job nothing."""
+    """A callback that takes a minute for each event does not delay the job."""
 
     async def on_event(_: JobEvent) -> None:
         await asyncio.sleep(60)
@@ -71,7 +71,7 @@ async def test_a_slow_callback_delays_no_poll_and_no_caller() -> None:
 
 
 async def test_an_error_of_the_callback_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """It ends nothing, and does not come again until the callback has worked once."""
+    """It ends no job, and is logged again only after the callback has worked once."""
 
     def on_event(_: JobEvent) -> None:
         raise ZeroDivisionError
@@ -82,7 +82,7 @@ async def test_an_error_of_the_callback_is_logged_once(caplog: pytest.LogCapture
 
 
 async def test_a_callback_that_cancels_itself_ends_nothing() -> None:
-    """A cancellation out of the callback is an error like others."""
+    """A cancellation inside the callback counts as an error of it."""
     seen: list[JobEvent] = []
 
     async def on_event(event: JobEvent) -> None:
@@ -97,7 +97,7 @@ async def test_a_callback_that_cancels_itself_ends_nothing() -> None:
 async def test_a_callback_that_never_returns_is_cancelled_with_the_client(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Closing waits 5 s for it and says so."""
+    """Closing waits 5 s for it and logs that."""
 
     async def on_event(_: JobEvent) -> None:
         await asyncio.Event().wait()
@@ -110,7 +110,7 @@ async def test_a_callback_that_never_returns_is_cancelled_with_the_client(
 
 
 async def test_a_callback_may_close_the_client() -> None:
-    """It does not wait for itself."""
+    """Closing does not wait for the callback that called it."""
     made: list[Client] = []
 
     async def on_event(event: JobEvent) -> None:
@@ -156,7 +156,7 @@ async def test_an_isolated_client_calls_back_in_the_callers_loop() -> None:
 async def test_too_many_events_drop_the_oldest(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A callback that cannot keep up gets the newest, and a warning says so once."""
+    """A callback that is too slow gets the newest events, and one warning says so."""
     monkeypatch.setattr("perfect_async._client.event_pump._MOST", 2)
     seen: list[JobEvent] = []
     pump = EventPump(seen.append)
@@ -165,10 +165,10 @@ async def test_too_many_events_drop_the_oldest(
         pump.post(event)
     await pump.aclose()
     assert events[2:] == seen
-    assert 1 == caplog.text.count("on_event is slower")
+    assert 1 == caplog.text.count("on_event is too slow")
 
 
-def test_it_must_be_a_function() -> None:
+def test_on_event_must_be_a_function() -> None:
     """Anything else is refused when the client is made."""
     with pytest.raises(ConfigurationError, match="on_event"):
         Client("key", on_event="print")  # type: ignore[arg-type]

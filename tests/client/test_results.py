@@ -1,4 +1,4 @@
-"""What came back: outcomes, and pictures on the disk, whole or not at all."""
+"""Results: outcomes, and pictures on the disk and in memory, whole or not at all."""
 
 import asyncio
 import errno
@@ -50,7 +50,7 @@ Answer = bytes | Sequence[bytes | Exception] | Exception
 
 
 class FakeSession:
-    """A client that has pictures for some URLs; each URL's last answer stays."""
+    """A session with files for some URLs; the last answer of each URL is repeated."""
 
     def __init__(self, **answers: Answer | list[Answer]) -> None:
         self.answers = {
@@ -116,13 +116,13 @@ def result(session: FakeSession, *urls: str, stem: str = "me", expires_in: float
 
 
 def names(folder: Path) -> set[str]:
-    """List everything below a folder, hidden files too."""
+    """List everything below a folder, hidden files included."""
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
 
 
 @pytest.fixture
 def out(tmp_path: Path) -> Iterator[Path]:
-    """A folder that must hold no half of a file when the test is over."""
+    """A folder that must hold no partial file when the test is over."""
     folder = tmp_path / "out"
     folder.mkdir()
     yield folder
@@ -130,18 +130,18 @@ def out(tmp_path: Path) -> Iterator[Path]:
 
 
 class TestOutcomes:
-    """`Done` and `Failed`, as people take them apart."""
+    """`Done` and `Failed`, as users read them."""
 
     done = Done(Smile("a.jpg"), result(FakeSession(a=JPG)), "task-1", 1.0, 8.5)
     failed = Failed(Smile("b.jpg"), TaskExpired("it is gone.", task_id="t"), "t", 1.0, None)
 
     def test_a_done_job_unwraps_to_its_result(self) -> None:
-        """`unwrap` gives the result; `ok` and `error` say that there is one."""
+        """`unwrap` returns the result, `ok` is True and `error` is None."""
         assert self.done.result is self.done.unwrap()
         assert (True, None) == (self.done.ok, self.done.error)
 
     def test_a_failed_job_raises_its_error(self) -> None:
-        """`unwrap` raises the very error that `error` is, each time."""
+        """`unwrap` raises the same error each time."""
         for _ in range(2):
             with pytest.raises(TaskExpired) as caught:
                 self.failed.unwrap()
@@ -149,7 +149,7 @@ class TestOutcomes:
         assert (False, None) == (self.failed.ok, self.failed.result)
 
     def test_outcomes_match_by_class_and_by_place(self) -> None:
-        """A `match` tells them apart and takes job, then result or error."""
+        """A `match` distinguishes them and captures the job, then the result or error."""
 
         def told(outcome: Outcome) -> object:
             match outcome:
@@ -170,7 +170,7 @@ class TestOutcomes:
             self.done.units = 2.0  # type: ignore[misc]
 
     def test_no_repr_holds_a_signature(self) -> None:
-        """A result's URLs are signed: reprs show them without their query, and nothing of ours."""
+        """Reprs show the signed URLs of a result without their query."""
         signed = ResultImage("https://s3.example.com/a.jpg?X-Amz-Signature=secret", NOON)
         found = attrs.evolve(self.done.result, images=(signed,))
         shown = repr(attrs.evolve(self.done, result=found))
@@ -181,7 +181,7 @@ class TestOutcomes:
         assert IDENTITY not in shown
 
     def test_a_result_is_its_task_and_its_images(self) -> None:
-        """Who holds it and what it was made from make no other result."""
+        """The job and the session of a result do not count in `==`."""
         one, other = FakeSession(a=JPG), FakeSession(a=PNG)
 
         assert result(one) == result(other, stem="you")
@@ -190,10 +190,10 @@ class TestOutcomes:
 
 
 class TestNames:
-    """Where pictures go and what they are called."""
+    """The folders and names of saved pictures."""
 
-    async def test_a_folder_gets_a_name_of_its_own(self, out: Path) -> None:
-        """In a folder the name says source, job and type."""
+    async def test_files_in_a_folder_have_names_of_their_own(self, out: Path) -> None:
+        """The name has the source, the job and the type."""
         found = await result(FakeSession(a=JPG)).save(out)
 
         assert [out / "me-0123abcd4567ffff.jpg"] == found
@@ -201,7 +201,7 @@ class TestNames:
         assert {"me-0123abcd4567ffff.jpg"} == names(out)
 
     async def test_several_pictures_are_numbered(self, out: Path) -> None:
-        """Numbers from 1, in the order of the images, each with its own type."""
+        """Numbers count from 1, in the order of the images, each with its own type."""
         session = FakeSession(a=JPG, b=PNG, c=GIF)
 
         found = await result(session).save(str(out))
@@ -215,8 +215,8 @@ class TestNames:
         assert {"x-1.jpg", "x-2.png"} < names(out)
 
     @pytest.mark.parametrize("tail", ["new/", "a/b/c/", "new/.", "new/..", "."])
-    async def test_what_ends_in_a_separator_is_a_folder(self, out: Path, tail: str) -> None:
-        """A folder is made where it is missing, with its parents."""
+    async def test_a_path_that_ends_in_a_separator_is_a_folder(self, out: Path, tail: str) -> None:
+        """A missing folder is made with its parents."""
         if tail == "new/..":
             (out / "new").mkdir()
 
@@ -240,14 +240,14 @@ class TestNames:
     async def test_a_file_gets_the_type_of_its_bytes(
         self, out: Path, expected: str, target: str, data: bytes
     ) -> None:
-        """A path that is no folder is the file's, but for the suffix."""
+        """A path that is not a folder is the file's, except for its suffix."""
         found = await result(FakeSession(a=data)).save(out / target)
 
         assert [out / expected] == found
         assert data == found[0].read_bytes()
 
     async def test_a_path_without_a_suffix_is_a_folder(self, out: Path) -> None:
-        """A batch that saves to a folder that is not there yet does not overwrite one file."""
+        """A batch that saves to a missing folder does not overwrite one file."""
         for folder in ("new", "run.1", "2026.11"):
             first = await result(FakeSession(a=JPG)).save(out / folder)
             second = await result(FakeSession(a=PNG), stem="you").save(out / folder)
@@ -258,7 +258,7 @@ class TestNames:
     async def test_a_relative_target_stays_relative(
         self, out: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What was given comes back, with the name."""
+        """The returned path begins with the given one."""
         monkeypatch.chdir(out)
 
         assert [Path("x.jpg")] == await result(FakeSession(a=JPG)).save("x.jpg")
@@ -268,7 +268,7 @@ class TestNames:
     async def test_no_stem_leaves_the_folder(
         self, stem: str, tmp_path_factory: pytest.TempPathFactory
     ) -> None:
-        """Whatever the source was called, one file appears in the folder and nowhere else."""
+        """Whatever the source's name, one file appears in the folder and nowhere else."""
         base = tmp_path_factory.mktemp("stem")
         (found,) = await result(FakeSession(a=JPG), stem=stem).save(base / "out.png")
         (inside,) = await result(FakeSession(a=JPG), stem=stem).save(f"{base}/in/")
@@ -277,8 +277,8 @@ class TestNames:
         assert base / "out.jpg" == found
         assert re.fullmatch(r"[^\W-][^/\0]*-0123abcd4567ffff\.jpg", inside.name)
 
-    async def test_the_url_says_nothing_about_the_place(self, out: Path) -> None:
-        """A result URL with a path of its own has no say in where the file goes."""
+    async def test_the_url_does_not_decide_the_place(self, out: Path) -> None:
+        """The path of a result URL does not count for the file's place."""
         url = "https://example.com/../../etc/passwd?name=/etc/x.jpg"
 
         found = await result(FakeSession(**{url: JPG})).save(out)
@@ -287,7 +287,7 @@ class TestNames:
 
     @pytest.mark.parametrize("target", ["", "a\0b"])
     async def test_an_impossible_target_is_refused_before_the_download(self, target: str) -> None:
-        """Nothing is asked for where nothing can be written."""
+        """Nothing is downloaded for a target that cannot be written."""
         session = FakeSession(a=JPG)
 
         with pytest.raises(ConfigurationError, match="cannot write"):
@@ -295,8 +295,8 @@ class TestNames:
         assert not session.downloads
 
     @pytest.mark.parametrize("known", [True, False])
-    async def test_an_answer_without_files_is_a_file(self, out: Path, known: bool) -> None:
-        """What was answered without any URL is saved as JSON; asked for again where it is gone."""
+    async def test_an_answer_without_urls_is_saved_as_json(self, out: Path, known: bool) -> None:
+        """It is asked for again if it is gone."""
         scores = {"acne": 71, "note": "\N{SNOWMAN}"}
 
         class Answering(FakeSession):
@@ -325,7 +325,7 @@ class TestAtOnce:
     """A file appears whole or not at all."""
 
     async def test_a_file_is_replaced_at_the_end(self, out: Path) -> None:
-        """Until the last byte is there the old file is."""
+        """The old file is there until the new one is whole."""
         target = out / "x.jpg"
         target.write_bytes(b"old")
         seen: list[bytes] = []
@@ -342,14 +342,14 @@ class TestAtOnce:
         assert JPG == target.read_bytes()
 
     async def test_saving_again_gives_the_same_file(self, out: Path) -> None:
-        """The second time replaces the first."""
+        """The second save replaces the first one's file."""
         one = result(FakeSession(a=JPG))
 
         assert await one.save(out) == await one.save(out)
         assert {"me-0123abcd4567ffff.jpg"} == names(out)
 
     async def test_a_link_is_replaced_and_not_followed(self, out: Path, tmp_path: Path) -> None:
-        """What a link leads to stays as it was."""
+        """The target of a link stays as it was."""
         (tmp_path / "precious").write_bytes(b"precious")
         for name in ("x.jpg", "me-0123abcd4567ffff.jpg"):
             (out / name).symlink_to(tmp_path / "precious")
@@ -363,7 +363,7 @@ class TestAtOnce:
         }
 
     async def test_files_have_the_usual_rights(self, out: Path) -> None:
-        """A picture is as readable as any other file that the program writes."""
+        """A picture is as readable as other files that the program writes."""
         (out / "usual").touch()
 
         (found,) = await result(FakeSession(a=JPG)).save(out)
@@ -371,7 +371,7 @@ class TestAtOnce:
         assert (out / "usual").stat().st_mode == found.stat().st_mode
 
     async def test_many_saves_at_once_keep_apart(self, out: Path) -> None:
-        """Twenty savers of one result leave one whole file."""
+        """Twenty saves of one result leave one whole file."""
         one = result(FakeSession(a=tuple(JPG[at : at + 10] for at in range(0, len(JPG), 10))))
 
         async with anyio.create_task_group() as group:
@@ -387,18 +387,16 @@ class TestAtOnce:
             (b"", "is empty"),
             ((), "is empty"),
             ((b"", b""), "is empty"),
-            (b"<html><body>" + bytes(100), "no picture but begins with"),
+            (b"<html><body>" + bytes(100), "not a picture: it begins with"),
             (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "<?xml version"),
-            ((b"<", b"h1>"), "no picture"),
-            (AVIF, "no picture"),
+            ((b"<", b"h1>"), "not a picture"),
+            (AVIF, "not a picture"),
             (b"%PDF-1.7", "%PDF"),
             (b"\x1b[31m\n", r"'\\x1b\[31m\\n'"),
         ],
     )
-    async def test_what_is_no_picture_is_not_written(
-        self, out: Path, answer: Answer, said: str
-    ) -> None:
-        """An empty body, an error page or another type leaves nothing, and is not tried again."""
+    async def test_other_data_is_not_written(self, out: Path, answer: Answer, said: str) -> None:
+        """An empty body, an error page or another type leaves no file, and is not tried again."""
         session = FakeSession(a=answer)
 
         with pytest.raises(BadAnswer, match=said.replace("?", r"\?")) as caught:
@@ -409,14 +407,14 @@ class TestAtOnce:
         assert (1, 0) == (session.downloads["a"], session.open)
 
     async def test_an_error_page_is_not_read_to_its_end(self, out: Path) -> None:
-        """The first bytes suffice."""
+        """The download ends after the first bytes."""
         session = FakeSession(a=(b"<html>" * 20, AssertionError("read on")))
 
         with pytest.raises(BadAnswer):
             await result(session).save(out)
 
     async def test_the_first_bytes_may_come_one_by_one(self, out: Path) -> None:
-        """A type is known however the network cut it."""
+        """The type is recognised however the data is cut."""
         session = FakeSession(a=tuple(bytes([byte]) for byte in HEIC))
 
         (found,) = await result(session).save(out)
@@ -424,7 +422,7 @@ class TestAtOnce:
         assert ("me-0123abcd4567ffff.heic", HEIC) == (found.name, found.read_bytes())
 
     async def test_pictures_before_a_failing_one_stay(self, out: Path) -> None:
-        """The third one's failure takes the first two from nobody."""
+        """The first two files stay if the third picture fails."""
         session = FakeSession(a=JPG, b=PNG, c=b"<html>")
 
         with pytest.raises(BadAnswer):
@@ -435,7 +433,7 @@ class TestAtOnce:
     async def test_a_full_disk_leaves_nothing(
         self, out: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The system's error comes through, and the old file stays."""
+        """The system's error is raised, and the old file stays."""
         (out / "x.jpg").write_bytes(b"old")
 
         def full(handle: int) -> None:
@@ -450,7 +448,7 @@ class TestAtOnce:
         assert b"old" == (out / "x.jpg").read_bytes()
 
     async def test_a_folder_in_the_way_is_left_alone(self, out: Path) -> None:
-        """Where the name with its suffix is a folder, nothing is written beside it."""
+        """If a folder has the file's name, nothing is written."""
         (out / "x.png").mkdir()
 
         with pytest.raises(OSError):
@@ -459,7 +457,7 @@ class TestAtOnce:
         assert {"x.png"} == names(out)
 
     async def test_a_file_in_the_way_of_a_folder_is_left_alone(self, out: Path) -> None:
-        """A folder cannot be made where a file is, and nothing is downloaded for it."""
+        """If a file has the folder's name, nothing is downloaded."""
         (out / "x").touch()
         session = FakeSession(a=PNG)
 
@@ -469,14 +467,14 @@ class TestAtOnce:
 
 
 class TestCancelled:
-    """Leaving in the middle of a save."""
+    """Cancelling a save."""
 
     @pytest.mark.parametrize("sent", [0, 1, 2])
     @pytest.mark.parametrize("native", [True, False])
     async def test_a_cancelled_download_leaves_nothing(
         self, out: Path, sent: int, native: bool
     ) -> None:
-        """By a scope or by the task itself, before the first byte and after."""
+        """No file is left, whether a scope or the task is cancelled, at any time."""
         waiting = anyio.Event()
 
         class Stalling(FakeSession):
@@ -506,7 +504,7 @@ class TestCancelled:
     async def test_a_thread_that_was_left_behind_cleans_up(
         self, out: Path, monkeypatch: pytest.MonkeyPatch, method: str, late: bool
     ) -> None:
-        """A disk that answers after the cancellation makes no file any more, or a whole one."""
+        """A disk that answers after the cancellation leaves no file, or a whole one."""
         begun, go, over = threading.Event(), threading.Event(), threading.Event()
         original: Callable[..., None] = getattr(AtomicFile, method)
 
@@ -532,10 +530,10 @@ class TestCancelled:
         whole = method == "replace" and not late
         assert ({"me-0123abcd4567ffff.jpg"} if whole else set()) == names(out)
 
-    async def test_a_disk_that_hangs_holds_nobody_for_long(
+    async def test_a_hanging_disk_delays_a_cancellation_briefly(
         self, out: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A cancelled save waits a few seconds for the cleanup; the thread does it later."""
+        """A cancelled save waits a few seconds for the cleanup, which the thread does later."""
         begun, go, over = threading.Event(), threading.Event(), threading.Event()
         write, discard = AtomicFile.write, AtomicFile.discard
 
@@ -567,15 +565,15 @@ class TestCancelled:
 
 
 class TestFreshUrls:
-    """URLs end after two hours; results do not."""
+    """URLs expire after two hours, but results do not."""
 
     @pytest.mark.parametrize(
         ("expected", "expires_in"), [(0, 7200), (0, 61), (1, 60), (1, 0), (1, -86400)]
     )
-    async def test_an_ended_url_is_not_tried(
+    async def test_an_expired_url_is_not_tried(
         self, out: Path, expected: int, expires_in: float
     ) -> None:
-        """Within a minute of its end a URL is asked for again before the download."""
+        """Within a minute of its end a new URL is asked for before the download."""
         session = FakeSession(old=JPG, new=PNG)
         session.fresh = (image("new"),)
 
@@ -587,7 +585,7 @@ class TestFreshUrls:
 
     @pytest.mark.parametrize("status", [400, 403, 404, 410])
     async def test_a_refused_url_is_asked_for_again(self, out: Path, status: int) -> None:
-        """A host that knows better than our clock is believed once."""
+        """A URL that the storage refuses is asked for once more."""
         session = FakeSession(old=RequestRefused("gone.", status=status), new=JPG)
         session.fresh = (image("new"),)
 
@@ -597,7 +595,7 @@ class TestFreshUrls:
         assert 1 == len(session.refreshes)
 
     async def test_a_fresh_url_that_is_refused_is_final(self, out: Path) -> None:
-        """One refresh per picture, whether it came before or after a try."""
+        """There is one new URL per picture, whether before or after a try."""
         session = FakeSession(old=RequestRefused("gone.", status=403))
         session.fresh = (image("old"),)
 
@@ -610,7 +608,7 @@ class TestFreshUrls:
         assert set() == names(out)
 
     async def test_other_refusals_are_final(self, out: Path) -> None:
-        """A method or a header that is not allowed does not get better with a fresh URL."""
+        """No new URL is asked for after a refused method or header."""
         session = FakeSession(a=RequestRefused("no.", status=405))
 
         with pytest.raises(RequestRefused):
@@ -619,7 +617,7 @@ class TestFreshUrls:
         assert [] == session.refreshes
 
     async def test_fresh_urls_serve_the_pictures_that_follow(self, out: Path) -> None:
-        """One refresh brings all URLs; the result itself stays as it was."""
+        """One request returns all URLs; the result itself stays the same."""
         session = FakeSession(a=JPG, b=PNG)
         session.fresh = (image("a"), image("b"))
         one = result(session, "old-a", "old-b", expires_in=0)
@@ -634,15 +632,17 @@ class TestFreshUrls:
     async def test_another_number_of_pictures_is_not_believed(
         self, out: Path, fresh: tuple[str, ...]
     ) -> None:
-        """A task that had two pictures has two, or its answer is bad."""
+        """If a task had two pictures, an answer with another number is bad."""
         session = FakeSession(a=JPG, b=JPG, c=JPG)
         session.fresh = tuple(map(image, fresh))
 
-        with pytest.raises(BadAnswer, match=f"had 2 pictures, and has {len(fresh)}"):
+        with pytest.raises(
+            BadAnswer, match=f"had 2 pictures before, and the vendor now names {len(fresh)}"
+        ):
             await result(session, "a", "b", expires_in=0).save(out)
 
-    async def test_a_failing_refresh_comes_through(self, out: Path) -> None:
-        """What the vendor says of the task is what `save` says."""
+    async def test_an_error_of_the_new_urls_is_raised(self, out: Path) -> None:
+        """`save` raises the vendor's error about the task."""
 
         class Forgetful(FakeSession):
             async def refresh(self, feature: str, task_id: str) -> tuple[ResultImage, ...]:
@@ -653,7 +653,7 @@ class TestFreshUrls:
 
 
 class TestTries:
-    """Downloads that break off."""
+    """Downloads that fail."""
 
     @pytest.mark.parametrize(
         "broken",
@@ -664,7 +664,7 @@ class TestTries:
         ],
     )
     async def test_a_download_is_tried_three_times(self, out: Path, broken: Answer) -> None:
-        """The third try is as good as the first, from its own beginning, after short pauses."""
+        """The third try starts anew after short pauses and succeeds."""
         session = FakeSession(a=[broken, broken, PNG])
         start = anyio.current_time()
 
@@ -675,7 +675,7 @@ class TestTries:
         assert 2.5 == anyio.current_time() - start
 
     async def test_the_third_failure_is_final(self, out: Path) -> None:
-        """Then the error comes through, nothing is left, and no URL is asked for."""
+        """The error is raised, no file is left, and no URL is asked for."""
         session = FakeSession(a=(JPG, ServiceUnavailable("dropped.", status=503)))
 
         with pytest.raises(ServiceUnavailable):
@@ -686,7 +686,7 @@ class TestTries:
 
     @pytest.mark.parametrize("error", [BadAnswer("too large."), PerfectError("?"), ValueError("!")])
     async def test_other_errors_are_not_tried_again(self, out: Path, error: Exception) -> None:
-        """Only what may pass is worth a second download."""
+        """Only errors that may pass are tried again."""
         session = FakeSession(a=(JPG, error))
 
         with pytest.raises(type(error)):
@@ -697,15 +697,15 @@ class TestTries:
 
 
 class TestRead:
-    """Pictures in memory: the same bytes, the same checks, and nothing on the disk."""
+    """Pictures in memory: the same bytes and checks, and no file on the disk."""
 
     @pytest.fixture(autouse=True)
     def no_disk(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Fail where a file is begun."""
+        """Fail if a file is begun."""
         monkeypatch.delattr(AtomicFile, "write")
 
-    async def test_all_and_one(self) -> None:
-        """`read` of a result gives all pictures in order."""
+    async def test_read_returns_all_pictures(self) -> None:
+        """`Result.read` returns all pictures in order."""
         assert [JPG, PNG] == await result(FakeSession(a=JPG, b=(PNG[:7], PNG[7:]))).read()
         assert (
             []
@@ -719,8 +719,8 @@ class TestRead:
             ).read()
         )
 
-    async def test_one_picture(self) -> None:
-        """`read` of an image gives that one, and asks for a fresh URL where its own has expired."""
+    async def test_read_returns_one_picture(self) -> None:
+        """`ResultImage.read` returns one, and asks for a new URL if its own has expired."""
         session = FakeSession(a=JPG, b=PNG, c=WEBP)
         session.fresh = (image("b"), image("c"))
         place = results.ImagePlace(cast(ClientSession, session), "ai-smile", "task-1", 1, 2)
@@ -734,13 +734,13 @@ class TestRead:
         assert [("ai-smile", "task-1")] == session.refreshes
         assert "ai-smile" not in repr(expired)
 
-    async def test_an_image_of_no_result(self) -> None:
-        """An image that somebody made of a URL cannot be downloaded."""
-        with pytest.raises(ConfigurationError, match="no result"):
+    async def test_an_image_without_a_result_cannot_be_read(self) -> None:
+        """An image that a user made of a URL cannot be downloaded."""
+        with pytest.raises(ConfigurationError, match="does not come from a result"):
             await image("a").read()
 
-    async def test_what_is_no_picture_is_an_error(self) -> None:
-        """Bytes that are no picture, or that end early, are not given to anybody."""
+    async def test_other_data_is_not_returned(self) -> None:
+        """Data that is not a picture, or that ends early, raises an error."""
         with pytest.raises(BadAnswer):
             await result(FakeSession(a=b"<html>" + bytes(99))).read()
         session = FakeSession(a=JPG[:-2])
@@ -749,15 +749,15 @@ class TestRead:
         assert 3 == session.downloads["a"]
 
     async def test_a_refused_url_is_asked_for_again(self) -> None:
-        """A URL that the storage refuses is asked for once more, as in `save`."""
+        """A URL that the storage refuses is asked for once more."""
         session = FakeSession(a=RequestRefused("gone.", status=403), b=PNG)
         session.fresh = (image("b"),)
         assert [PNG] == await result(session, "a").read()
         assert 1 == len(session.refreshes)
 
 
-def test_what_else_a_result_knows() -> None:
-    """Job, units, duration, files and raw have defaults, make no difference and show nowhere."""
+def test_the_other_fields_of_a_result() -> None:
+    """They have defaults, and count neither in `==` nor in the repr."""
     plain = result(FakeSession(a=JPG))
     full = attrs.evolve(plain, job=Smile("a"), units=2.0, duration=3.5, raw={"url": "s3cret"})
     assert (None, 0.0, None, (), None) == (

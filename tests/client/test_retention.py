@@ -54,7 +54,7 @@ MP = pytest.MonkeyPatch
 
 
 def states(harness: JournalHarness) -> dict[str, int]:
-    """How many tasks are in each state."""
+    """The number of tasks in each state."""
     return dict(harness.sandbox.ledger.tasks_by_state)
 
 
@@ -65,7 +65,7 @@ async def file_of(c: Client, harness: JournalHarness, number: int) -> FileId:
 
 
 async def all_without_folder(batch: Batch, folder: Path) -> list[Outcome]:
-    """Take the outcomes of a batch whose folder becomes a file once its tasks are created."""
+    """Take the outcomes of a batch whose folder becomes a file after its tasks are created."""
     async with batch:
         await asyncio.sleep(3)
         await asyncio.to_thread(replace_by_file, folder)
@@ -73,13 +73,13 @@ async def all_without_folder(batch: Batch, folder: Path) -> list[Outcome]:
 
 
 def replace_by_file(folder: Path) -> None:
-    """Make it impossible to write to `folder`, as a full disk does."""
+    """Make it impossible to write to `folder`, as on a full disk."""
     folder.rmdir()
     folder.write_bytes(b"full")
 
 
 async def forever(*_: object) -> None:
-    """Do not get any further."""
+    """Wait for ever."""
     await asyncio.sleep(1e6)
 
 
@@ -87,8 +87,8 @@ async def forever(*_: object) -> None:
 
 
 @pytest.mark.parametrize("journal", [True, False])
-async def test_saved_when_done(tmp_path: Path, monkeypatch: MP, journal: bool) -> None:
-    """A job that is done has its own files on the disk, and says where they are."""
+async def test_a_done_job_has_its_files(tmp_path: Path, monkeypatch: MP, journal: bool) -> None:
+    """The files of a job that is done are on the disk, and its outcome names them."""
     harness = JournalHarness(tmp_path, monkeypatch)
     jobs: list[Job] = [job(n) for n in range(5)]
     jobs.append(Avatar(face(5), STYLE, output_count=3, key="5"))
@@ -105,9 +105,9 @@ async def test_saved_when_done(tmp_path: Path, monkeypatch: MP, journal: bool) -
     assert 8 == len(list(harness.out.iterdir()))
 
 
-async def test_bounded_in_number(tmp_path: Path, monkeypatch: MP) -> None:
-    """At most eight results are downloaded at once, and polls go on beside."""
-    # A transport that was given, as the sandbox's is, carries no more than six.
+async def test_eight_results_are_downloaded_at_once(tmp_path: Path, monkeypatch: MP) -> None:
+    """Polls go on beside the downloads."""
+    # A given transport, such as the sandbox's, carries at most six uploads at once.
     monkeypatch.setattr(transports, "_PARALLEL_GIVEN", 24)
     harness = JournalHarness(tmp_path, monkeypatch)
     now, most = 0, 0
@@ -132,7 +132,7 @@ async def test_bounded_in_number(tmp_path: Path, monkeypatch: MP) -> None:
 
 
 @pytest.mark.parametrize("delete", [True, False])
-async def test_what_cannot_be_saved(tmp_path: Path, monkeypatch: MP, delete: bool) -> None:
+async def test_a_result_that_cannot_be_saved(tmp_path: Path, monkeypatch: MP, delete: bool) -> None:
     """A full disk fails the job with `NotSaved`; nothing is deleted, and resuming saves it."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
@@ -155,7 +155,7 @@ async def test_what_cannot_be_saved(tmp_path: Path, monkeypatch: MP, delete: boo
         assert [] == await resumed(c)
 
 
-# Whether a result can be saved is found out before it is paid for.
+# Folders are checked before a job is charged.
 
 
 def fill(monkeypatch: MP) -> None:
@@ -171,7 +171,7 @@ def fill(monkeypatch: MP) -> None:
 async def test_a_folder_that_cannot_be_written_costs_nothing(
     tmp_path: Path, monkeypatch: MP, obstacle: str
 ) -> None:
-    """Entering the batch says so, and nothing was sent."""
+    """Entering the batch raises an error, and nothing is sent."""
     sandbox = vendor()
     out = tmp_path / "out"
     if obstacle == "full":
@@ -199,7 +199,7 @@ def refuse_writing(*_: object, **__: object) -> None:
 
 
 async def test_a_disk_that_fills_up_stops_the_buying(tmp_path: Path, monkeypatch: MP) -> None:
-    """Once a result could not be saved, no other is bought until the folder can be written."""
+    """After a result could not be saved, no other job is bought until the folder can be written."""
     sandbox = vendor()
     async with (
         client(sandbox) as c,
@@ -239,7 +239,7 @@ async def test_resuming_buys_nothing_for_a_folder_that_cannot_be_written(
         assert isinstance(refused.error, JobRefused)
         assert "cannot be written: File exists" in str(refused.error)
         harness.out.unlink()
-        # Bytes are not in the journal: the job is given again.
+        # Bytes are not in the journal, so the job is passed again.
         [outcome] = await all_of(c.batch([job(1)], save_to=harness.out))
         assert outcome.ok
     assert 1 == harness.sandbox.ledger.units_charged
@@ -252,7 +252,7 @@ async def slow_smiles() -> AsyncIterator[Job]:
         await asyncio.sleep(60)
 
 
-async def test_too_many_open_files_pass(tmp_path: Path, monkeypatch: MP) -> None:
+async def test_too_many_open_files_delay_a_save(tmp_path: Path, monkeypatch: MP) -> None:
     """A result that finds no free file handle is saved a little later."""
     harness = JournalHarness(tmp_path, monkeypatch)
     failures = 3
@@ -279,7 +279,7 @@ async def test_too_many_open_files_pass(tmp_path: Path, monkeypatch: MP) -> None
 async def test_a_picture_without_its_end_is_not_saved(
     tmp_path: Path, monkeypatch: MP, cuts: int
 ) -> None:
-    """Half a body whose length nobody announced is fetched again, and never counts as saved."""
+    """Half a body of unknown length is fetched again, and never counts as saved."""
     harness = JournalHarness(tmp_path, monkeypatch)
     inner = harness.sandbox.transport()
     left = cuts
@@ -308,11 +308,11 @@ async def test_a_picture_without_its_end_is_not_saved(
 
 
 async def halves(body: bytes) -> AsyncIterator[bytes]:
-    """Yield half of a body, without saying how long it is."""
+    """Yield half of a body, without its length."""
     yield body[: len(body) // 2]
 
 
-# What killed runs leave.
+# Files that killed runs leave.
 
 
 @pytest.mark.parametrize("save", ["batch", "result"])
@@ -331,8 +331,8 @@ async def test_files_of_killed_runs_are_removed(tmp_path: Path, monkeypatch: MP,
     assert [".jpg"] == [path.suffix for path in harness.out.iterdir()]
 
 
-async def test_never_saved(tmp_path: Path, monkeypatch: MP) -> None:
-    """What could not be saved until the vendor had it no longer is lost, and told so once."""
+async def test_a_result_that_was_never_saved_is_lost(tmp_path: Path, monkeypatch: MP) -> None:
+    """It is reported once, after the vendor has it no longer."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         batch = c.batch([job(1)], save_to=harness.out)
@@ -345,7 +345,7 @@ async def test_never_saved(tmp_path: Path, monkeypatch: MP) -> None:
         assert [] == await resumed(c)
 
 
-async def test_saved_by_the_next_process(tmp_path: Path, monkeypatch: MP) -> None:
+async def test_the_next_process_saves_a_result(tmp_path: Path, monkeypatch: MP) -> None:
     """A crash between success and download loses nothing."""
     harness = JournalHarness(tmp_path, monkeypatch)
 
@@ -365,8 +365,8 @@ async def test_saved_by_the_next_process(tmp_path: Path, monkeypatch: MP) -> Non
     paid(outcomes, harness.sandbox)
 
 
-async def test_a_relative_folder(tmp_path: Path, monkeypatch: MP) -> None:
-    """A folder that was given relatively is the same one for the next process, wherever that is."""
+async def test_a_relative_folder_is_made_absolute(tmp_path: Path, monkeypatch: MP) -> None:
+    """It is the same folder for the next process, wherever that runs."""
     harness = JournalHarness(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     c = await harness.client().open()
@@ -381,8 +381,8 @@ async def test_a_relative_folder(tmp_path: Path, monkeypatch: MP) -> None:
     assert [tmp_path / "here"] == [path.parent for path in outcome.files]
 
 
-async def test_two_folders(tmp_path: Path, monkeypatch: MP) -> None:
-    """Equal jobs of two batches are one task, saved to both folders."""
+async def test_equal_jobs_are_saved_to_both_folders(tmp_path: Path, monkeypatch: MP) -> None:
+    """Equal jobs of two batches share one task."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         both = [
@@ -402,7 +402,9 @@ async def test_two_folders(tmp_path: Path, monkeypatch: MP) -> None:
 
 
 @pytest.mark.parametrize("journal", [True, False])
-async def test_deleted_when_saved(tmp_path: Path, monkeypatch: MP, journal: bool) -> None:
+async def test_copies_are_deleted_after_saving(
+    tmp_path: Path, monkeypatch: MP, journal: bool
+) -> None:
     """With `delete` the vendor keeps nothing, and the files are there."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with (harness.client if journal else harness.plain)() as c:
@@ -418,8 +420,8 @@ async def test_deleted_when_saved(tmp_path: Path, monkeypatch: MP, journal: bool
         assert 4 == harness.sandbox.ledger.requests["delete"]
 
 
-async def test_what_is_not_saved_is_not_deleted(tmp_path: Path, monkeypatch: MP) -> None:
-    """`delete` without `save_to` is refused, before anything is sent."""
+async def test_delete_needs_a_folder(tmp_path: Path, monkeypatch: MP) -> None:
+    """`delete` without `save_to` is refused before anything is sent."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         with pytest.raises(ConfigurationError, match="save_to"):
@@ -430,7 +432,7 @@ async def test_what_is_not_saved_is_not_deleted(tmp_path: Path, monkeypatch: MP)
 async def test_deletion_is_tried_again(
     tmp_path: Path, monkeypatch: MP, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A deletion that fails is tried four times, then by the next process on the journal."""
+    """A failed deletion is tried four times, then by the next process on the journal."""
     harness = JournalHarness(tmp_path, monkeypatch)
     no = (400, {"status": 400, "error": "no", "error_code": "OperationInvalid"})
     harness.sandbox.script("delete", no, (502, "<html>"), no, no)
@@ -439,7 +441,7 @@ async def test_deletion_is_tried_again(
     assert 1 == len(done(outcomes))
     assert {"success": 1} == states(harness)
     assert ["WARNING"] == [each.levelname for each in caplog.records]
-    assert "not deleted" in caplog.text
+    assert "could not be deleted" in caplog.text
 
     async with harness.client():
         await asyncio.sleep(10)
@@ -451,7 +453,7 @@ async def test_deletion_is_tried_again(
 
 
 async def test_a_deletion_whose_answer_is_lost(tmp_path: Path, monkeypatch: MP) -> None:
-    """A deletion that was executed and not answered is over once the vendor says so."""
+    """A deletion that worked is over once the vendor says that the task is gone."""
     harness = JournalHarness(tmp_path, monkeypatch)
     harness.sandbox.script("delete", "lose")
     async with harness.client() as c:
@@ -463,7 +465,7 @@ async def test_a_deletion_whose_answer_is_lost(tmp_path: Path, monkeypatch: MP) 
     assert 2 == harness.sandbox.ledger.requests["delete"]
 
 
-async def test_deleted_by_the_next_process(tmp_path: Path, monkeypatch: MP) -> None:
+async def test_the_next_process_deletes_copies(tmp_path: Path, monkeypatch: MP) -> None:
     """A crash between saving and deleting leaves the deletion to the next process."""
     harness = JournalHarness(tmp_path, monkeypatch)
 
@@ -477,16 +479,16 @@ async def test_deleted_by_the_next_process(tmp_path: Path, monkeypatch: MP) -> N
     await asyncio.sleep(3)
     await harness.crash(c)
     async with harness.client() as c:
-        # Their outcomes were told.
+        # Their outcomes were reported.
         assert [] == await resumed(c)
         await asyncio.sleep(10)
     assert {"deleted": 2} == states(harness)
 
 
-async def test_deleted_once_the_journal_says_that_it_is_saved(
+async def test_copies_are_deleted_after_the_journal_is_written(
     tmp_path: Path, monkeypatch: MP
 ) -> None:
-    """While the journal cannot say so, a crash would let the next process find no task."""
+    """Otherwise a crash would make the next process look for a task that is gone."""
     harness, commit = JournalHarness(tmp_path, monkeypatch), SqliteJournal.commit
 
     def full(
@@ -510,7 +512,7 @@ async def test_deleted_once_the_journal_says_that_it_is_saved(
     assert {"deleted": 1} == states(harness)
 
 
-async def test_a_file_of_several_jobs(tmp_path: Path, monkeypatch: MP) -> None:
+async def test_a_file_of_several_jobs_is_kept(tmp_path: Path, monkeypatch: MP) -> None:
     """Nothing is deleted while a job of this or another batch still uses its file."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
@@ -531,12 +533,12 @@ async def test_a_file_of_several_jobs(tmp_path: Path, monkeypatch: MP) -> None:
     assert 3 == len(sevens)
     smiling = [outcome for outcome in sevens if isinstance(outcome.job, Smile)]
     assert [7, 7] == faces(path for outcome in smiling for path in outcome.files)
-    # The first one and the other batch's were not to be deleted.
+    # The first one and the other batch's are kept.
     assert {"deleted": 28, "success": 2} == states(harness)
 
 
-async def test_a_file_of_a_former_job(tmp_path: Path, monkeypatch: MP) -> None:
-    """Nor while a job of the former process, which nobody has resumed yet, uses it."""
+async def test_a_file_of_a_former_job_is_kept(tmp_path: Path, monkeypatch: MP) -> None:
+    """Nothing is deleted while a job that was not resumed yet uses its file."""
     harness = JournalHarness(tmp_path, monkeypatch)
 
     async def hang(request: httpx.Request) -> httpx.Response | None:
@@ -547,7 +549,7 @@ async def test_a_file_of_a_former_job(tmp_path: Path, monkeypatch: MP) -> None:
     c = await harness.client(hang).open()
     file = await file_of(c, harness, 7)
     assert [] == errors(await all_of(c.batch([Smile(file)], save_to=harness.out, delete=True)))
-    # The next job comes in, and does not get any further.
+    # The next job enters, and then waits.
     with monkeypatch.context() as patch:
         patch.setattr(Submitter, "create", forever)
         waiting = asyncio.ensure_future(c.run(Smile(file, expression="closed_mouth_smile")))
@@ -566,10 +568,10 @@ async def test_a_file_of_a_former_job(tmp_path: Path, monkeypatch: MP) -> None:
 @pytest.mark.parametrize(
     "pauses", [range(0, 12, 4), pytest.param(range(12), marks=pytest.mark.long)], ids=len
 )
-async def test_wanted_again_while_it_is_deleted(
+async def test_an_equal_job_during_a_deletion(
     tmp_path: Path, monkeypatch: MP, pauses: range
 ) -> None:
-    """An equal job gets the pictures before they are deleted, or buys its own."""
+    """It gets the pictures before they are deleted, or buys its own."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         for pause in pauses:
@@ -584,7 +586,7 @@ async def test_wanted_again_while_it_is_deleted(
 
 
 async def test_two_batches_of_which_one_deletes(tmp_path: Path, monkeypatch: MP) -> None:
-    """What one batch deletes, is deleted after an equal job of another one has saved it."""
+    """The copies are deleted after an equal job of the other batch is saved."""
     harness = JournalHarness(tmp_path, monkeypatch)
     first = True
     inner = harness.sandbox.transport()
@@ -605,8 +607,8 @@ async def test_two_batches_of_which_one_deletes(tmp_path: Path, monkeypatch: MP)
     assert {"deleted": 1} == states(harness)
 
 
-async def test_leaving_saves_and_deletes(tmp_path: Path, monkeypatch: MP) -> None:
-    """Closing waits for what is being saved, and deletes it."""
+async def test_closing_saves_and_deletes(tmp_path: Path, monkeypatch: MP) -> None:
+    """Closing waits until results are saved and copies are deleted."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         batch = c.batch([job(1)], save_to=harness.out, delete=True)
@@ -628,7 +630,7 @@ def open_with(sandbox: Sandbox, journal: Path) -> Client:
 
 
 async def not_saved(sandbox: Sandbox, folder: Path, *, delete: bool) -> None:
-    """A process that made a picture for a folder that cannot be, and told of it."""
+    """A process that could not save its picture, and reported that."""
     async with open_with(sandbox, folder / "jobs.db") as client:
         batch = client.batch([ONE_SMILE], save_to=folder / "out", delete=delete)
         [outcome] = await all_without_folder(batch, folder / "out")
@@ -640,7 +642,7 @@ async def not_saved(sandbox: Sandbox, folder: Path, *, delete: bool) -> None:
 async def test_a_result_that_was_not_saved_is_saved_by_resuming(
     tmp_path: Path, delete: bool
 ) -> None:
-    """Once the cause is fixed the next process saves it, and only then deletes the copies."""
+    """After the cause is fixed the next process saves it, and then deletes the copies."""
     sandbox = Sandbox()
     await not_saved(sandbox, tmp_path, delete=delete)
     (tmp_path / "out").unlink()
@@ -662,7 +664,7 @@ async def test_a_result_that_was_not_saved_is_saved_by_resuming(
 
 
 async def test_a_result_stays_in_the_journal_until_it_is_saved(tmp_path: Path) -> None:
-    """A cause that is not fixed is told again, and still nothing is lost."""
+    """A cause that is not fixed is reported again, and nothing is lost."""
     sandbox = Sandbox()
     await not_saved(sandbox, tmp_path, delete=True)
 
@@ -674,7 +676,7 @@ async def test_a_result_stays_in_the_journal_until_it_is_saved(tmp_path: Path) -
 
 
 async def crashed(sandbox: Sandbox, folder: Path, *, delete: bool) -> Path:
-    """The journal of a process that had saved all and told nobody; it ends in order elsewhere."""
+    """The journal of a process that had saved all results and reported none."""
     jobs = folder / "jobs.db"
     async with (
         open_with(sandbox, jobs) as client,
@@ -693,10 +695,10 @@ async def resume_all(client: Client) -> list[Outcome]:
 
 
 @pytest.mark.parametrize("delete", [True, False])
-async def test_saved_before_the_crash_is_done(
+async def test_a_result_saved_before_a_crash_is_done(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, delete: bool
 ) -> None:
-    """Its files are named and nothing is asked for, created or at stake."""
+    """Its files are named, and no request is sent."""
     sandbox = Sandbox()
     journal = await crashed(sandbox, tmp_path, delete=delete)
     saved, before = sorted((tmp_path / "out").iterdir()), dict(sandbox.ledger.requests)
@@ -707,7 +709,7 @@ async def test_saved_before_the_crash_is_done(
     files = [path for outcome in outcomes if isinstance(outcome, Done) for path in outcome.files]
     assert saved == sorted(files)
     assert [1, 1] == [outcome.units for outcome in outcomes]
-    # What was not known to be deleted is deleted once more, while the client closes.
+    # A task whose deletion had no answer is deleted again while the client closes.
     again = Counter(sandbox.ledger.requests) - Counter(before)
     assert ({"delete": 2} if delete else {}) == dict(again)
     assert [] == caplog.messages
@@ -715,8 +717,8 @@ async def test_saved_before_the_crash_is_done(
         assert [] == await resume_all(client)
 
 
-async def test_saved_before_the_crash_can_be_fetched_again(tmp_path: Path) -> None:
-    """Its result has no URLs until they are asked for, which a saving does."""
+async def test_a_result_saved_before_a_crash_can_be_fetched_again(tmp_path: Path) -> None:
+    """It has no URLs until they are asked for, which saving does."""
     sandbox = Sandbox()
     journal = await crashed(sandbox, tmp_path, delete=False)
 
@@ -729,7 +731,7 @@ async def test_saved_before_the_crash_can_be_fetched_again(tmp_path: Path) -> No
 
 
 async def test_deleted_results_cannot_be_fetched_again(tmp_path: Path) -> None:
-    """Asking for what the vendor has deleted says so."""
+    """Fetching a result that the vendor has deleted raises an error that says so."""
     sandbox = Sandbox()
     journal = await crashed(sandbox, tmp_path, delete=True)
 
@@ -740,7 +742,7 @@ async def test_deleted_results_cannot_be_fetched_again(tmp_path: Path) -> None:
 
 
 async def test_the_same_job_instead_of_resuming_takes_the_saved_files(tmp_path: Path) -> None:
-    """Who runs the jobs again gets what was saved, in the same folder for no request at all."""
+    """Running the jobs again returns the saved files, without a request."""
     sandbox = Sandbox()
     journal = await crashed(sandbox, tmp_path, delete=True)
     saved, tasks = sorted((tmp_path / "out").iterdir()), len(sandbox.ledger.tasks)
@@ -757,7 +759,7 @@ async def test_the_same_job_instead_of_resuming_takes_the_saved_files(tmp_path: 
 
 
 async def test_saved_files_that_are_gone_are_saved_again(tmp_path: Path) -> None:
-    """Half a result on the disk is none: it is fetched while the vendor has it."""
+    """A result with missing files is fetched while the vendor has it."""
     sandbox = Sandbox()
     journal = await crashed(sandbox, tmp_path, delete=False)
     saved = sorted((tmp_path / "out").iterdir())
@@ -774,7 +776,7 @@ async def test_saved_files_that_are_gone_are_saved_again(tmp_path: Path) -> None
 
 
 def rename_as_formerly(folder: Path, identities: Iterable[str]) -> list[Path]:
-    """Give the files of these jobs the names that former versions gave."""
+    """Give the files of these jobs the names of former versions."""
     named: list[Path] = []
     for path in sorted(folder.iterdir()):
         stem, digits, *rest = path.stem.split("-")
@@ -785,7 +787,7 @@ def rename_as_formerly(folder: Path, identities: Iterable[str]) -> list[Path]:
 
 
 async def test_files_under_former_names_count(tmp_path: Path) -> None:
-    """What a former version has saved is done, and is not fetched again."""
+    """A result that a former version saved is done, and is not fetched again."""
     sandbox = Sandbox()
     journal = await crashed(sandbox, tmp_path, delete=False)
     jobs: list[Job] = [ONE_SMILE, ONE_AVATAR]
@@ -806,8 +808,8 @@ def bytes_of(job: Job) -> bytes:
     return job.source
 
 
-async def test_a_former_name_of_two_jobs_is_nobodys(tmp_path: Path) -> None:
-    """Where two jobs had one name their results are fetched again, for no unit."""
+async def test_a_former_name_of_two_jobs_counts_for_neither(tmp_path: Path) -> None:
+    """The results of both are fetched again, at no charge."""
     keys = ["order-54476", "order-78921"]
     jobs = [Smile(portrait(number, 64), key=key) for number, key in enumerate(keys)]
     [shared] = {identity(job, None)[:8] for job in jobs}

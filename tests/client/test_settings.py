@@ -1,4 +1,4 @@
-"""The checks of a key: what is copied along with it is stripped or named."""
+"""The checks of a key: common mistakes of copying are stripped or named."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from perfect_async._client import settings
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])
 def test_a_line_end_after_a_key_is_stripped(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key as a file or a secret store hands it over works."""
+    """A key with the line end of a file or secret store works."""
     monkeypatch.setenv("YOUCAM_API_KEY", f"key{end}")
 
     assert Client()._key == "key" == Client(f"key{end}")._key
@@ -23,8 +23,8 @@ def test_quotes_around_a_key_are_named(key: str) -> None:
 
 
 @pytest.mark.parametrize("key", [None, "", "\n", "Bearer x", "a b", "kéy", " key"])
-def test_what_is_no_key_is_refused(key: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key that is missing, empty, or holds what no key holds is refused."""
+def test_an_impossible_key_is_refused(key: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that is missing, empty, or has impossible characters is refused."""
     monkeypatch.delenv("YOUCAM_API_KEY", raising=False)
 
     assert settings.key_problem(settings.stripped(key)) is not None

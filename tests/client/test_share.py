@@ -1,4 +1,4 @@
-"""The setting `share`: what it may be, when it holds, and what is said where it cannot."""
+"""The setting `share`: its values, when it applies, and its log lines and errors."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +16,14 @@ URL = "https://yce-api-01.makeupar.com"
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A state folder of the test's own, and no variable that says anything about sharing."""
+    """A state folder for the test, and no variable about sharing."""
     monkeypatch.setenv("PERFECT_ASYNC_STATE", str(tmp_path / "state"))
     monkeypatch.delenv("PERFECT_ASYNC_SHARE", raising=False)
     return tmp_path / "state"
 
 
 def ledgers(folder: Path) -> list[str]:
-    """The keys of which there is a ledger in this folder."""
+    """The keys that have a ledger in this folder."""
     return [path.name for path in folder.glob("*/*") if path.is_dir()]
 
 
@@ -33,7 +33,7 @@ async def work(opened: Client) -> None:
 
 
 async def test_processes_of_this_machine_share_by_default(state: Path) -> None:
-    """Without a setting there is a ledger in the user's state folder."""
+    """By default there is a ledger in the user's state folder."""
     async with Client(KEY) as opened:
         assert 1 == opened.statistics().members
         assert [key_digest(KEY)] == ledgers(state)
@@ -41,7 +41,7 @@ async def test_processes_of_this_machine_share_by_default(state: Path) -> None:
 
 
 async def test_a_transport_of_the_network_shares(state: Path) -> None:
-    """A transport for a proxy or a private CA is the network as well."""
+    """A transport for a proxy or a private CA leads to the same vendor."""
     async with Client(KEY, transport=httpx.AsyncHTTPTransport()):
         assert [key_digest(KEY)] == ledgers(state)
 
@@ -49,7 +49,7 @@ async def test_a_transport_of_the_network_shares(state: Path) -> None:
 async def test_a_transport_of_ones_own_does_not_share(
     state: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Behind another transport may be another vendor: one line says that nothing is shared."""
+    """It may lead to another vendor, and one line says that the key is not shared."""
     caplog.set_level("INFO", "perfect_async")
     await work(client(vendor()))
     [line] = [each for each in caplog.messages if "share" in each]
@@ -59,10 +59,10 @@ async def test_a_transport_of_ones_own_does_not_share(
     assert [] == ledgers(state)
 
 
-async def test_a_transport_of_ones_own_shares_where_it_is_asked_to(
+async def test_a_transport_of_ones_own_shares_on_request(
     state: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An explicit "machine" shares with any transport, and nothing is said."""
+    """An explicit "machine" shares with any transport, without a log line."""
     caplog.set_level("INFO", "perfect_async")
     await work(client(vendor(), share="machine"))
 
@@ -85,7 +85,7 @@ async def test_another_folder(
 async def test_the_variable_names_another_folder(
     tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PERFECT_ASYNC_SHARE counts where the program says nothing."""
+    """PERFECT_ASYNC_SHARE counts if the program gives no `share`."""
     monkeypatch.setenv("PERFECT_ASYNC_SHARE", str(tmp_path / "volume"))
     async with Client(KEY):
         assert [key_digest(KEY)] == ledgers(tmp_path / "volume")
@@ -97,7 +97,7 @@ async def test_the_variable_names_another_folder(
 async def test_sharing_is_switched_off_by_a_variable(
     state: Path, monkeypatch: pytest.MonkeyPatch, off: str
 ) -> None:
-    """PERFECT_ASYNC_SHARE=off switches it off, whatever the program asks for."""
+    """PERFECT_ASYNC_SHARE=off counts even if the program gives `share`."""
     monkeypatch.setenv("PERFECT_ASYNC_SHARE", off)
     async with Client(KEY) as opened:
         assert 1 == opened.statistics().members
@@ -122,8 +122,8 @@ async def test_sharing_is_switched_off_by_none(state: Path) -> None:
         *(1, True, False, 0.5, b"machine", ["machine"], object()),
     ],
 )
-def test_what_share_cannot_be(value: object) -> None:
-    """Anything else is refused where it is given, and the error says what it may be."""
+def test_a_wrong_share_is_refused(value: object) -> None:
+    """The error says which values `share` may have."""
     with pytest.raises(ConfigurationError) as caught:
         Client(KEY, share=value)  # type: ignore[arg-type]
 
@@ -137,7 +137,7 @@ def test_what_share_cannot_be(value: object) -> None:
     "value", ["http://user:pass-word@host/0", "postgres://:pass-word@host", "//u:pass-word@host"]
 )
 def test_a_password_is_not_shown(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A URL that is refused is told without its password, also where a variable holds it."""
+    """A refused URL is shown without its password, also if it comes from a variable."""
     if not value.startswith("//"):
         with pytest.raises(ConfigurationError) as caught:
             Client(KEY, share=value)
@@ -153,7 +153,7 @@ def test_a_password_is_not_shown(value: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_clients_of_a_key_must_agree(tmp_path: Path) -> None:
-    """A second client on a key in one event loop shares as the first one does."""
+    """A second client on a key in one event loop must have the first one's `share`."""
     sandbox = vendor()
     async with client(sandbox, share="machine"):
         for other in (None, tmp_path):
@@ -165,7 +165,7 @@ async def test_clients_of_a_key_must_agree(tmp_path: Path) -> None:
         pass
 
 
-async def test_a_client_that_asks_agrees_with_one_that_does_not(state: Path) -> None:
+async def test_machine_agrees_with_the_default(state: Path) -> None:
     """The default and "machine" are the same place."""
     async with Client(KEY), Client(KEY, share="machine") as other:
         assert 1 == other.statistics().members
@@ -173,8 +173,8 @@ async def test_a_client_that_asks_agrees_with_one_that_does_not(state: Path) -> 
     assert [key_digest(KEY)] == ledgers(state)
 
 
-async def test_a_client_that_says_nothing_does_as_the_first() -> None:
-    """Only a client that asks for something else is refused."""
+async def test_a_client_without_share_uses_the_first_ones() -> None:
+    """Only a client with another `share` is refused."""
     sandbox = vendor()
     async with client(sandbox, share="machine") as one, client(sandbox) as two:
         assert [True] * 2 == [result.ok for result in [await ended(each) for each in (one, two)]]
@@ -190,7 +190,7 @@ async def ended(opened: Client) -> Outcome:
 
 
 async def test_keys_and_hosts_have_ledgers_of_their_own(state: Path) -> None:
-    """Another key or another host is another file; the vendor's two names are one host."""
+    """Another key, or another host, has another file; the vendor's two names are one host."""
     sandbox = Sandbox()
     async with (
         client(sandbox, share="machine") as one,
@@ -208,7 +208,7 @@ async def test_keys_and_hosts_have_ledgers_of_their_own(state: Path) -> None:
 async def test_a_place_that_cannot_be_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A client whose ledger cannot be made says so once, and works alone."""
+    """A client whose ledger cannot be made logs that once, and works alone."""
     caplog.set_level("INFO", "perfect_async")
     (tmp_path / "file").write_text("no folder")
     await work(client(vendor(), share=tmp_path / "file" / "state"))

@@ -1,4 +1,4 @@
-"""Pictures as programs have them: objects, uploads of their own, and what is made to fit."""
+"""Sources of pictures: objects, uploads, and pictures that are converted to fit."""
 
 import asyncio
 import io
@@ -34,7 +34,7 @@ MP = pytest.MonkeyPatch
 
 
 def webp() -> bytes:
-    """The face as the vendor does not take it."""
+    """The face in a format that the vendor does not accept."""
     file = io.BytesIO()
     with Image.open(io.BytesIO(FACE)) as image:
         image.save(file, "WEBP", lossless=True)
@@ -52,7 +52,7 @@ def uploaded(sandbox: Sandbox) -> list[bytes]:
 
 @pytest.mark.parametrize("kind", ["bytearray", "memoryview", "file", "open file"])
 async def test_bytes_in_any_form_are_one_job(tmp_path: Path, kind: str) -> None:
-    """However the bytes come, the vendor gets them, and equal ones are an equal job."""
+    """All kinds of bytes are uploaded, and equal bytes make equal jobs."""
     path = tmp_path / "me.jpg"
     path.write_bytes(FACE)
     sandbox = vendor()
@@ -72,8 +72,8 @@ async def test_bytes_in_any_form_are_one_job(tmp_path: Path, kind: str) -> None:
     assert [FACE] == uploaded(sandbox)
 
 
-async def test_an_image_of_pillows(tmp_path: Path) -> None:
-    """It is sent as PNG, with the pixels that it has; the digest of that is the identity."""
+async def test_a_pillow_image_is_a_source(tmp_path: Path) -> None:
+    """It is sent as PNG with its own pixels, whose digest is the identity."""
     sandbox = vendor()
     image = Image.open(io.BytesIO(FACE))
     async with client(sandbox) as c:
@@ -84,8 +84,8 @@ async def test_an_image_of_pillows(tmp_path: Path) -> None:
     assert ("PNG", image.tobytes()) == (sent.format, sent.tobytes())
 
 
-def test_pillow_is_loaded_by_nobody_else() -> None:
-    """A program that gives no image, and asks for no fitting, does not load Pillow."""
+def test_pillow_is_loaded_only_when_it_is_used() -> None:
+    """A program without Pillow images and without `fit` does not load it."""
     code = (
         "import sys\n"
         "from perfect_async import Client, Smile\n"
@@ -98,22 +98,22 @@ def test_pillow_is_loaded_by_nobody_else() -> None:
 # Uploading alone.
 
 
-async def test_a_picture_that_is_uploaded_once() -> None:
-    """Its id serves several jobs; an id is returned as it is, and a URL is refused."""
+async def test_an_uploaded_picture_serves_several_jobs() -> None:
+    """An id is returned unchanged, and a URL is refused."""
     sandbox = vendor()
     async with client(sandbox) as c:
         file = await c.upload(io.BytesIO(FACE))
         assert isinstance(file, FileId)
         await asyncio.gather(c.run(Smile(file)), c.run(Avatar(file, STYLE)))
         assert file == await c.upload(file)
-        with pytest.raises(JobRefused, match="fetches a URL itself"):
+        with pytest.raises(JobRefused, match="a URL cannot be uploaded"):
             await c.upload("https://a.example/me.jpg")
     assert [FACE, FACE] == uploaded(sandbox)
     assert 1 == sandbox.ledger.requests["file"]
 
 
-async def test_what_cannot_be_uploaded() -> None:
-    """A picture that no feature takes is refused before anything is sent."""
+async def test_a_picture_outside_all_limits_is_not_uploaded() -> None:
+    """It is refused before anything is sent."""
     sandbox = vendor()
     async with client(sandbox) as c:
         with pytest.raises(PictureRefused, match="the vendor takes jpg, png, heic"):
@@ -143,8 +143,8 @@ async def test_an_upload_is_tried_again() -> None:
     assert 3 == sandbox.ledger.requests["file"]
 
 
-async def test_a_vendor_without_the_universal_path() -> None:
-    """The path of a feature is taken where the universal one is missing; other refusals count."""
+async def test_a_vendor_without_the_common_path() -> None:
+    """The path of a feature is used if the common one is missing; other refusals are raised."""
     sandbox = vendor()
     paths: list[str] = []
 
@@ -163,11 +163,11 @@ async def test_a_vendor_without_the_universal_path() -> None:
             await c.upload(FACE)
 
 
-# Made to fit.
+# Converting pictures.
 
 
 async def test_pictures_are_made_to_fit(tmp_path: Path) -> None:
-    """With `fit` a webp is sent as PNG, and the outcome says so; what fits is not touched."""
+    """With `fit` a webp is sent as PNG, and the outcome says so; other pictures are unchanged."""
     path = tmp_path / "me.webp"
     path.write_bytes(webp())
     sandbox = vendor()
@@ -185,8 +185,8 @@ async def test_pictures_are_made_to_fit(tmp_path: Path) -> None:
     assert [2] == list(sent.values())
 
 
-async def test_without_it_the_error_says_what_would_help() -> None:
-    """Off by default: the picture is refused, and the hint names the setting."""
+async def test_without_fit_the_hint_names_it() -> None:
+    """Without `fit` the picture is refused, and the hint names the setting."""
     async with client(vendor()) as c:
         [outcome] = await all_of(c.batch([Smile(webp())]))
         assert isinstance(outcome, Failed)
@@ -195,7 +195,7 @@ async def test_without_it_the_error_says_what_would_help() -> None:
 
 
 async def test_a_failure_says_what_was_changed() -> None:
-    """A job that fails was sent with its changes, too."""
+    """A failed job has the changes of its picture too."""
     sandbox = vendor(faults=Faults(engine_errors=1.0, engine_error_codes=("error_no_face",)))
     async with client(sandbox, fit=True) as c:
         [outcome] = await all_of(c.batch([Smile(webp())]))
@@ -206,7 +206,7 @@ async def test_a_failure_says_what_was_changed() -> None:
 async def test_a_picture_that_was_fitted_is_not_bought_again(
     tmp_path: Path, monkeypatch: MP
 ) -> None:
-    """The same file is the same job in the next process, and goes on there after a crash."""
+    """The same file is the same job in the next process, also after a crash."""
     path = tmp_path / "me.webp"
     path.write_bytes(webp())
     harness = JournalHarness(tmp_path, monkeypatch)
@@ -228,8 +228,8 @@ async def test_a_picture_that_was_fitted_is_not_bought_again(
 
 
 @pytest.mark.parametrize("fit", [1, "yes", None])
-def test_what_fit_may_be(fit: object) -> None:
-    """True or False."""
+def test_fit_must_be_true_or_false(fit: object) -> None:
+    """Any other value is refused."""
     with pytest.raises(ConfigurationError, match="fit is"):
         client(vendor(), fit=fit)
 

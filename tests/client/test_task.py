@@ -1,4 +1,4 @@
-"""Handles: what `submit` gives, what it says of a task, and that nothing hangs on it."""
+"""Tasks: the return value of `submit`, its state, and how little depends on it."""
 
 import asyncio
 import gc
@@ -35,7 +35,7 @@ MP = pytest.MonkeyPatch
 
 
 async def kinds(task: Task) -> list[str]:
-    """What is done for the job, with the polls in one."""
+    """The kinds of the job's events, with polls in a row as one."""
     told = [event.kind async for event in task.events()]
     return [kind for index, kind in enumerate(told) if kind != "polled" or told[index - 1] != kind]
 
@@ -52,7 +52,7 @@ def polls(sandbox: Sandbox) -> int:
 
 
 async def test_submit_returns_once_the_vendor_has_accepted() -> None:
-    """The handle is there long before the task has ended, and knows its id."""
+    """The task is returned long before it has ended, and has its id."""
     sandbox = vendor()
     async with client(sandbox) as c:
         began = clock()
@@ -69,8 +69,8 @@ async def test_submit_returns_once_the_vendor_has_accepted() -> None:
         assert ("done", task.id, 1) == (task.state, result.task_id, len(result.images))
 
 
-async def test_a_handle_is_awaited_by_several_and_again() -> None:
-    """Everybody who awaits it gets the same result, whenever they come."""
+async def test_a_task_is_awaited_by_several_callers_and_again() -> None:
+    """Every caller gets the same result, at any time."""
     sandbox = vendor()
     async with client(sandbox) as c:
         task = await c.submit(smile())
@@ -81,7 +81,7 @@ async def test_a_handle_is_awaited_by_several_and_again() -> None:
 
 
 async def test_a_timeout_of_the_result_stops_nothing() -> None:
-    """`result(timeout=)` bounds the wait alone; the handle can be asked again."""
+    """`result(timeout=)` bounds only the wait, and can be called again."""
     sandbox = vendor()
     async with client(sandbox) as c:
         task = await c.submit(smile())
@@ -93,8 +93,8 @@ async def test_a_timeout_of_the_result_stops_nothing() -> None:
 
 
 @pytest.mark.parametrize("timeout", [-1, "3", float("nan")])
-async def test_timeouts_that_cannot_be(timeout: float) -> None:
-    """A timeout that is no number of seconds is refused, by the handle as by the client."""
+async def test_a_wrong_timeout_is_refused(timeout: float) -> None:
+    """A timeout that is not a number of seconds is refused, by the task and by the client."""
     async with client(vendor()) as c:
         task = await c.submit(smile())
         with pytest.raises(ConfigurationError, match="timeout is"):
@@ -105,7 +105,7 @@ async def test_timeouts_that_cannot_be(timeout: float) -> None:
 
 
 async def test_an_await_that_is_cancelled_stops_nothing() -> None:
-    """A caller that is cancelled leaves the task to the client and to other callers."""
+    """The client and other callers still have the task of a cancelled caller."""
     sandbox = vendor()
     async with client(sandbox) as c:
         task = await c.submit(smile())
@@ -117,8 +117,8 @@ async def test_an_await_that_is_cancelled_stops_nothing() -> None:
         assert 1 == len((await task).images)
 
 
-async def test_a_dropped_handle_loses_nothing(tmp_path: Path) -> None:
-    """Without the handle the task is kept to its end, and saved where that was asked for."""
+async def test_a_dropped_task_loses_nothing(tmp_path: Path) -> None:
+    """The task is kept to its end, and saved if that was asked for."""
     sandbox = vendor(durations={"ai-smile": Durations.fixed(40.0)})
     async with client(sandbox, drain=60.0) as c:
         _ = await c.submit(smile(), save_to=tmp_path / "out")
@@ -129,8 +129,8 @@ async def test_a_dropped_handle_loses_nothing(tmp_path: Path) -> None:
     assert 0 == sandbox.ledger.units_wasted
 
 
-async def test_a_dropped_handle_is_tried_again() -> None:
-    """A failure of the engine that may pass is tried again, although nobody awaits the handle."""
+async def test_a_dropped_task_is_tried_again() -> None:
+    """A failure that may pass is tried again, although nobody awaits the task."""
     sandbox = vendor()
     sandbox.script("poll", (200, {"status": 200, "data": {"task_status": "running"}}))
     async with client(sandbox) as c:
@@ -148,8 +148,8 @@ def failure(code: str = "error_inference") -> tuple[int, object]:
     return 200, {"status": 200, "data": {"task_status": "error", "error": code}}
 
 
-async def test_closing_waits_for_what_was_submitted(tmp_path: Path) -> None:
-    """A client that closes drains the tasks of its handles, and saves their results."""
+async def test_closing_waits_for_submitted_tasks(tmp_path: Path) -> None:
+    """A closing client drains submitted tasks and saves their results."""
     sandbox = vendor()
     async with client(sandbox) as c:
         task = await c.submit(smile(), save_to=tmp_path)
@@ -158,7 +158,7 @@ async def test_closing_waits_for_what_was_submitted(tmp_path: Path) -> None:
 
 
 async def test_a_task_that_outlasts_its_client_is_abandoned() -> None:
-    """A task that still runs after the drain is an error of its handle, with the units at stake."""
+    """A task that still runs after the drain raises an error with the units at stake."""
     sandbox = vendor(durations={"ai-smile": Durations.fixed(400.0)})
     async with client(sandbox, drain=5.0) as c:
         task = await c.submit(smile())
@@ -168,25 +168,25 @@ async def test_a_task_that_outlasts_its_client_is_abandoned() -> None:
     assert (task.id, 1.0) == (caught.value.task_id, caught.value.units_at_stake)
 
 
-# What is not accepted.
+# Jobs that are not accepted.
 
 
-async def test_what_the_vendor_refuses_is_raised_by_submit() -> None:
-    """A job without a task has no handle: its error is raised at once."""
+async def test_submit_raises_a_refusal() -> None:
+    """A job without a task raises its error at once."""
     sandbox = vendor()
     async with client(sandbox) as c:
         sandbox.script("task", (401, {"status": 401, "error_code": "InvalidApiKey"}))
         with pytest.raises(Unauthorized):
             _ = await c.submit(smile())
     async with client(vendor()) as c:
-        with pytest.raises(JobRefused, match="no job"):
+        with pytest.raises(JobRefused, match="is not a job"):
             _ = await c.submit("a.jpg")  # type: ignore[arg-type]
         with pytest.raises(JobRefused):
             _ = await c.submit(Smile(b"text"))
 
 
-async def test_a_creation_without_an_answer_is_raised_by_submit() -> None:
-    """Whether there is a task is in doubt, so there is no handle to give."""
+async def test_submit_raises_a_doubt() -> None:
+    """A creation without an answer has no task to return."""
     sandbox = vendor()
     async with client(sandbox) as c:
         sandbox.script("task", "lose")
@@ -201,7 +201,7 @@ async def test_a_creation_without_an_answer_is_raised_by_submit() -> None:
 
 
 async def test_the_timeout_of_submit_ends_at_the_acceptance() -> None:
-    """A job that waits for its turn for too long is not sent; one that was accepted goes on."""
+    """A job that waits for too long is not sent; one that was accepted goes on."""
     sandbox = vendor(requests=30, period=60.0, durations={"ai-smile": Durations.fixed(30.0)})
     limits, polling = Limits(30, 60.0, 5), Polling(give_up_after=40.0, insured=40.0)
     async with client(sandbox, limits=limits, polling=polling) as c:
@@ -232,11 +232,11 @@ async def test_a_caller_who_is_cancelled_before_the_acceptance() -> None:
     assert 0 == sandbox.ledger.units_charged
 
 
-# How it stands.
+# States and events.
 
 
 async def test_events_from_the_beginning_to_the_end() -> None:
-    """A reader sees all of them in order at any time, with their times and the task."""
+    """A reader gets all events in order at any time, with their times and the task."""
     sandbox = vendor()
     async with client(sandbox) as c:
         task = await c.submit(Smile(FACE))
@@ -255,7 +255,7 @@ async def test_events_from_the_beginning_to_the_end() -> None:
 
 
 async def test_events_of_a_url_have_no_upload() -> None:
-    """What the vendor fetches itself is not uploaded."""
+    """A picture that the vendor fetches itself is not uploaded."""
     async with client(vendor()) as c:
         task = await c.submit(smile())
         assert ["queued", "submitted", "polled", "finished"] == await kinds(task)
@@ -272,8 +272,8 @@ async def test_leaving_the_events_early_is_fine() -> None:
         assert "finished" == (await kinds(task))[-1]
 
 
-async def test_equal_jobs_have_a_handle_each() -> None:
-    """An equal job shares the task, has handle and events of its own, and costs nothing."""
+async def test_equal_jobs_have_a_task_object_each() -> None:
+    """An equal job shares the vendor's task, has events of its own, and costs nothing."""
     sandbox = vendor()
     async with client(sandbox) as c:
         first = await c.submit(smile())
@@ -285,8 +285,8 @@ async def test_equal_jobs_have_a_handle_each() -> None:
     assert 1 == sandbox.ledger.units_charged
 
 
-async def test_a_handle_says_how_it_stands() -> None:
-    """The repr has the id, the kind of job and its state; no URL, no key, no secret."""
+async def test_the_repr_of_a_task() -> None:
+    """It has the id, the kind of job and the state, but no URL, key or secret."""
     sandbox = vendor()
     async with client(sandbox) as c:
         task = await c.submit(Smile("https://a.example/me.jpg?sig=s3cret", key="k3y"))
@@ -310,7 +310,7 @@ async def test_a_handle_says_how_it_stands() -> None:
 
 
 async def test_a_task_that_is_created_again_waits_for_its_turn() -> None:
-    """After a failure of the engine the job is prepared once more, until it runs again."""
+    """After a failure of the engine the job is "preparing" until it runs again."""
     sandbox = vendor()
     states: list[str] = []
 
@@ -341,7 +341,7 @@ async def test_each_caller_raises_an_error_of_its_own() -> None:
 # Saving.
 
 
-async def test_a_handle_is_done_when_its_files_are_there(tmp_path: Path) -> None:
+async def test_a_task_is_done_when_its_files_are_there(tmp_path: Path) -> None:
     """With `save_to` the result names its files, and `delete` removes the vendor's copies."""
     sandbox = vendor()
     async with client(sandbox) as c:
@@ -352,7 +352,7 @@ async def test_a_handle_is_done_when_its_files_are_there(tmp_path: Path) -> None
 
 
 async def test_a_result_that_cannot_be_saved_is_a_failure(tmp_path: Path) -> None:
-    """`NotSaved` says so, and the pictures can still be fetched by the task's id."""
+    """It raises `NotSaved`, and the pictures can still be fetched by the task's id."""
     sandbox, folder = vendor(), tmp_path / "out"
     async with client(sandbox) as c:
         task = await c.submit(smile(), save_to=folder)
@@ -365,7 +365,7 @@ async def test_a_result_that_cannot_be_saved_is_a_failure(tmp_path: Path) -> Non
 
 
 async def test_folders_that_cannot_be_written_cost_nothing(tmp_path: Path) -> None:
-    """A `save_to` that is a file is refused before anything is sent; so is `delete` without it."""
+    """A `save_to` that is a file is refused before anything is sent, and so is `delete` alone."""
     sandbox = vendor()
     (tmp_path / "file").write_text("here")
     async with client(sandbox) as c:
@@ -382,8 +382,8 @@ async def test_folders_that_cannot_be_written_cost_nothing(tmp_path: Path) -> No
 # Ids from elsewhere.
 
 
-async def test_a_handle_for_an_id_from_elsewhere() -> None:
-    """It costs no request until it is awaited; then the task is kept alive to its end."""
+async def test_a_task_of_an_id_from_elsewhere() -> None:
+    """It costs no request until it is awaited, and is kept alive to its end after that."""
     sandbox = vendor(durations={"ai-smile": Durations.fixed(30.0)})
     async with client(sandbox) as owner, client(sandbox, base_url="https://b.example") as c:
         mine = await owner.submit(smile())
@@ -398,7 +398,7 @@ async def test_a_handle_for_an_id_from_elsewhere() -> None:
 
 
 async def test_the_events_of_an_id_from_elsewhere_keep_it_alive() -> None:
-    """Reading the events is following the task, as awaiting is."""
+    """Reading the events follows the task, as awaiting does."""
     sandbox = vendor()
     async with client(sandbox) as owner, client(sandbox, base_url="https://b.example") as c:
         mine = await owner.submit(smile())
@@ -406,7 +406,7 @@ async def test_the_events_of_an_id_from_elsewhere_keep_it_alive() -> None:
 
 
 async def test_an_id_of_the_same_client_shares_its_task() -> None:
-    """A handle made from the id of a task of this client polls it no oftener."""
+    """A task object of this client's own task causes no more polls."""
     sandbox = vendor()
     async with client(sandbox) as c:
         mine = await c.submit(smile())
@@ -416,23 +416,23 @@ async def test_an_id_of_the_same_client_shares_its_task() -> None:
         assert 1 == len(sandbox.ledger.tasks)
 
 
-async def test_what_is_no_feature_and_no_id() -> None:
-    """They are refused where they are given, by `task` and by `status`."""
+async def test_a_wrong_feature_and_a_wrong_id_are_refused() -> None:
+    """`task` and `status` refuse them at once."""
     async with client(vendor()) as c:
-        with pytest.raises(ConfigurationError, match="no feature"):
+        with pytest.raises(ConfigurationError, match="is not a feature"):
             _ = c.task(str, "id")  # type: ignore[arg-type]
-        with pytest.raises(ConfigurationError, match="no task id"):
+        with pytest.raises(ConfigurationError, match="task_id is"):
             _ = c.task(Smile, "")
-        with pytest.raises(ConfigurationError, match="no feature"):
+        with pytest.raises(ConfigurationError, match="is not a feature"):
             await c.status(str, "id")  # type: ignore[arg-type]
-        with pytest.raises(ConfigurationError, match="no task id"):
+        with pytest.raises(ConfigurationError, match="task_id is"):
             await c.status(Smile, 7)  # type: ignore[arg-type]
         with pytest.raises(TaskExpired):
             _ = await c.task(Smile, "unknown")
 
 
-async def test_unopened_and_closed_clients_give_no_handles() -> None:
-    """A handle needs an open client."""
+async def test_tasks_need_an_open_client() -> None:
+    """An unopened or closed client returns no task."""
     c = client(vendor())
     with pytest.raises(ConfigurationError, match="not open"):
         _ = c.task(Smile, "id")
@@ -440,11 +440,11 @@ async def test_unopened_and_closed_clients_give_no_handles() -> None:
         _ = await c.submit(smile())
 
 
-# One look.
+# Asking for the status.
 
 
-async def test_status_looks_once_and_adopts_nothing() -> None:
-    """One request says how a task stands; it is not polled any more for that."""
+async def test_status_is_one_request() -> None:
+    """The task is not polled any more for it."""
     sandbox = vendor(durations={"ai-smile": Durations.fixed(60.0)})
     async with client(sandbox) as owner, client(sandbox, base_url="https://b.example") as c:
         mine = await owner.submit(smile())
@@ -464,7 +464,7 @@ async def test_status_looks_once_and_adopts_nothing() -> None:
 
 
 async def test_status_of_a_failure() -> None:
-    """A task that failed has the error that waiting would raise."""
+    """A failed task has the error that waiting for it would raise."""
     sandbox = vendor()
     async with client(sandbox) as c:
         task = await c.submit(smile())
@@ -497,7 +497,7 @@ async def test_status_of_an_unknown_task() -> None:
 
 
 async def test_status_of_results_that_cannot_be_read() -> None:
-    """What came back is in `results`, beside the error that names it."""
+    """The vendor's answer is in `results`, beside the error."""
     sandbox = vendor()
     odd = {"status": 200, "data": {"task_status": "success", "results": {"strange": 1}}}
     async with client(sandbox) as c:
@@ -558,8 +558,8 @@ async def called(c: Client, call: str, **options: float) -> Result:
         ("engine_retries", 1.5),
     ],
 )
-async def test_options_that_cannot_be(option: str, value: object) -> None:
-    """They are refused before anything is sent, with what they may be."""
+async def test_wrong_options_are_refused(option: str, value: object) -> None:
+    """They are refused before anything is sent, and the error says what they may be."""
     sandbox = vendor()
     async with client(sandbox) as c:
         for call in ("submit", "run", "batch"):
@@ -569,7 +569,7 @@ async def test_options_that_cannot_be(option: str, value: object) -> None:
 
 
 async def test_run_saves_its_result(tmp_path: Path) -> None:
-    """`run(save_to=, delete=)` is a batch of one: the files are there, and the copies are gone."""
+    """With `save_to` and `delete` the files are there, and the vendor's copies are gone."""
     sandbox = vendor()
     async with client(sandbox) as c:
         result = await c.run(Smile(FACE), 60, save_to=tmp_path, delete=True)
@@ -580,8 +580,8 @@ async def test_run_saves_its_result(tmp_path: Path) -> None:
     assert {"deleted": 1} == sandbox.ledger.tasks_by_state
 
 
-async def test_run_saves_what_its_caller_no_longer_waits_for(tmp_path: Path) -> None:
-    """After a timeout the task goes on, and its result is saved all the same."""
+async def test_run_saves_a_result_after_its_timeout(tmp_path: Path) -> None:
+    """After a timeout the task goes on, and its result is saved."""
     sandbox = vendor()
     async with client(sandbox) as c:
         with pytest.raises(WaitTimeout):
@@ -594,8 +594,8 @@ async def test_run_saves_what_its_caller_no_longer_waits_for(tmp_path: Path) -> 
 # With a journal.
 
 
-async def test_a_handle_that_nobody_awaited_comes_again(tmp_path: Path, monkeypatch: MP) -> None:
-    """What was submitted and never taken is given by `resume`, and what was taken is not."""
+async def test_a_task_that_nobody_awaited_comes_again(tmp_path: Path, monkeypatch: MP) -> None:
+    """`resume` yields submitted jobs whose results nobody took, and no others."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         _ = await c.submit(job(1))
@@ -608,7 +608,7 @@ async def test_a_handle_that_nobody_awaited_comes_again(tmp_path: Path, monkeypa
 
 
 async def test_a_crash_after_submit(tmp_path: Path, monkeypatch: MP) -> None:
-    """The next process goes on with the task, and saves it where it was to be saved."""
+    """The next process goes on with the task, and saves it in the same folder."""
     harness = JournalHarness(tmp_path, monkeypatch, durations={"ai-smile": Durations.fixed(30.0)})
     c = await harness.client().open()
     _ = await c.submit(job(1), save_to=harness.out)
@@ -621,10 +621,8 @@ async def test_a_crash_after_submit(tmp_path: Path, monkeypatch: MP) -> None:
     assert 1 == harness.sandbox.ledger.units_charged
 
 
-async def test_a_handle_of_what_a_former_process_was_to_save(
-    tmp_path: Path, monkeypatch: MP
-) -> None:
-    """A task that is taken by its id gives its result, whatever has become of its former folder."""
+async def test_a_former_task_is_taken_by_its_id(tmp_path: Path, monkeypatch: MP) -> None:
+    """It returns the result, even if its former folder cannot be used."""
     harness = JournalHarness(tmp_path, monkeypatch, durations={"ai-smile": Durations.fixed(30.0)})
     c = await harness.client().open()
     task = await c.submit(job(1), save_to=harness.out)
@@ -641,8 +639,8 @@ async def test_a_handle_of_what_a_former_process_was_to_save(
     assert 1 == harness.sandbox.ledger.units_charged
 
 
-async def test_a_job_that_is_done_is_a_handle_that_is_done(tmp_path: Path, monkeypatch: MP) -> None:
-    """An equal job of a former process is not bought again: its handle is done at once."""
+async def test_a_finished_job_is_a_task_that_is_done(tmp_path: Path, monkeypatch: MP) -> None:
+    """An equal job of a former process is not bought again, and its task is done at once."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         await c.run(job(1), save_to=harness.out)

@@ -1,4 +1,4 @@
-"""What was measured of a lease, in a file beside the ledgers."""
+"""The measured lease, in a file beside the ledgers."""
 
 import os
 import stat
@@ -16,7 +16,7 @@ KEY = "secret-key"
 RECORD = LeaseRecord(20.0, 41.0, datetime(2026, 7, 1, 12, tzinfo=UTC))
 
 
-def test_what_was_measured_is_kept_for_its_key_and_host(tmp_path: Path) -> None:
+def test_a_measured_lease_is_kept_for_its_key_and_host(tmp_path: Path) -> None:
     """A record is read again for the same key and host, and for no other."""
     LeaseFile(URL, KEY, tmp_path).write(RECORD)
 
@@ -25,8 +25,8 @@ def test_what_was_measured_is_kept_for_its_key_and_host(tmp_path: Path) -> None:
     assert LeaseFile("https://other.example", KEY, tmp_path).read() is None
 
 
-def test_only_its_user_reads_it_and_it_names_neither_key_nor_host(tmp_path: Path) -> None:
-    """The file and its folders are private, and hold digests and numbers only."""
+def test_the_file_is_private_and_names_neither_key_nor_host(tmp_path: Path) -> None:
+    """The file and its folders are private, and have only digests and numbers."""
     LeaseFile(URL, KEY, tmp_path / "state").write(RECORD)
     found = sorted((tmp_path / "state").rglob("*"))
 
@@ -42,13 +42,13 @@ def test_only_its_user_reads_it_and_it_names_neither_key_nor_host(tmp_path: Path
     ("survived", "refuted", "lease"),
     [(0.0, False, 10.0), (12.0, False, 10.0), (20.0, False, 16.0), (40.0, True, 10.0)],
 )
-def test_the_lease_to_plan_with(survived: float, refuted: bool, lease: float) -> None:
-    """It is 0.8 of what was survived, at least the assumed 10 s, and these once it is refuted."""
+def test_the_lease_that_follows_from_a_record(survived: float, refuted: bool, lease: float) -> None:
+    """It is 0.8 of the survived gap, and at least 10 s, also after it is refuted."""
     assert lease == attrs.evolve(RECORD, survived=survived, refuted=refuted).lease
 
 
 def test_a_refuted_record_stays_and_says_so(tmp_path: Path) -> None:
-    """A loss inside the lease is noted in the record; without one there is nothing to note."""
+    """A loss within the lease is written to the record, if there is one."""
     file = LeaseFile(URL, KEY, tmp_path)
     file.refute()
     assert file.read() is None
@@ -69,8 +69,8 @@ def test_a_refuted_record_stays_and_says_so(tmp_path: Path) -> None:
         "[" * 9000,
     ],
 )
-def test_a_file_that_makes_no_sense_counts_as_none(tmp_path: Path, text: str) -> None:
-    """What another hand wrote is no measurement."""
+def test_an_unreadable_file_counts_as_none(tmp_path: Path, text: str) -> None:
+    """A file that another program wrote is not a measurement."""
     file = LeaseFile(URL, KEY, tmp_path)
     (file.make_folder() / "lease.json").write_text(text)
 
@@ -78,7 +78,7 @@ def test_a_file_that_makes_no_sense_counts_as_none(tmp_path: Path, text: str) ->
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    """A file in the place of the folder is an error that names it."""
+    """A file in place of the folder is an error that names it."""
     (tmp_path / "state").write_text("")
 
     with pytest.raises(LedgerUnavailable, match="cannot be used"):
@@ -86,7 +86,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk leaves the former record and no half of another."""
+    """A full disk leaves the former record and no partial file."""
     file = LeaseFile(URL, KEY, tmp_path)
     file.write(RECORD)
 

@@ -1,4 +1,4 @@
-"""The ledger of one machine: what its members read, and what may happen to its files."""
+"""The ledger of one machine: the rows that its members read, and damage to its files."""
 
 import contextlib
 import os
@@ -109,7 +109,7 @@ def standing(ledger: LocalLedger, clock: Clock, **changes: int) -> MemberRow:
 
 
 def dies(ledger: LocalLedger) -> None:
-    """Do to a member what the system does where its process ends."""
+    """End a member as the system does when its process ends."""
     ledger._close("it is dead")
 
 
@@ -119,7 +119,7 @@ def ledger_file(tmp_path: Path, boot: str = "boot") -> Path:
 
 @contextlib.contextmanager
 def no_more_files() -> Iterator[None]:
-    """Let this process open no file."""
+    """Keep this process from opening any file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     try:
@@ -133,13 +133,13 @@ def names(folder: Path) -> list[str]:
 
 
 def entries(tmp_path: Path, query: str = "SELECT key FROM rows ORDER BY key") -> list[object]:
-    """Read a ledger as nobody else does."""
+    """Read a ledger without a member."""
     with contextlib.closing(sqlite3.connect(ledger_file(tmp_path))) as db:
         return [each for (each,) in db.execute(query)]
 
 
 def change(tmp_path: Path, statement: str) -> None:
-    """Change a ledger as nobody else does."""
+    """Change a ledger without a member."""
     with contextlib.closing(sqlite3.connect(ledger_file(tmp_path))) as db, db:
         db.execute(statement)
 
@@ -148,7 +148,7 @@ def change(tmp_path: Path, statement: str) -> None:
 
 
 def test_it_is_a_store(tmp_path: Path) -> None:
-    """A ledger of one machine is what the rest of the package takes for a ledger."""
+    """A local ledger is a `LedgerStore`."""
     store: LedgerStore = open_local(tmp_path, "host", "key", boot="boot")
 
     assert 16 == len(store.member)
@@ -156,8 +156,8 @@ def test_it_is_a_store(tmp_path: Path) -> None:
     anyio.run(store.aclose)
 
 
-async def test_a_member_reads_what_others_wrote_since(join: Join, clock: Clock) -> None:
-    """The first look shows everything of the others, later ones what is new; never the own rows."""
+async def test_a_member_reads_the_new_rows_of_others(join: Join, clock: Clock) -> None:
+    """The first read has all rows of others, later ones the new rows, and none its own."""
     one, two = join(), join()
 
     first = await step(one, standing(one, clock), RequestRow(one.member, 1, 5))
@@ -173,8 +173,8 @@ async def test_a_member_reads_what_others_wrote_since(join: Join, clock: Clock) 
     assert () == fifth.rows
 
 
-async def test_a_row_replaces_the_one_that_it_stands_for(join: Join) -> None:
-    """Of a request that was written twice only the later row is read, whoever wrote it."""
+async def test_a_row_replaces_the_one_with_its_key(join: Join) -> None:
+    """Of two rows with one key only the later one is read, whoever wrote it."""
     one, two, three = join(), join(), join()
 
     await step(one, RequestRow("m", 1, 5), PlanRow(1, 176, 3))
@@ -187,7 +187,7 @@ async def test_a_row_replaces_the_one_that_it_stands_for(join: Join) -> None:
 
 
 async def test_a_released_step_is_read_again(join: Join) -> None:
-    """A member that lets go without writing may not have looked: the same rows come again."""
+    """A member that releases the lock without writing reads the same rows again."""
     one, two = join(), join()
     await step(one, PlanRow(1, 176, 3))
     await step(two)
@@ -204,8 +204,8 @@ async def test_a_released_step_is_read_again(join: Join) -> None:
     assert () == (await step(two)).rows
 
 
-async def test_a_released_first_look_is_still_the_first(join: Join) -> None:
-    """A member that wrote nothing yet reads everything, also after it let go once."""
+async def test_a_released_first_read_is_still_the_first(join: Join) -> None:
+    """A member that wrote nothing yet reads everything, also after it released the lock."""
     one = join()
 
     assert (await take(one)).afresh
@@ -216,7 +216,7 @@ async def test_a_released_first_look_is_still_the_first(join: Join) -> None:
 
 
 async def test_only_one_member_is_within_a_step(join: Join) -> None:
-    """The lock is had by one member; another one waits for it no longer than it wants to."""
+    """Another member waits for the lock, but no longer than it asked for."""
     one, two = join(), join()
     await take(one)
     began = anyio.current_time()
@@ -228,7 +228,7 @@ async def test_only_one_member_is_within_a_step(join: Join) -> None:
 
 
 async def test_a_waiting_member_gets_the_lock_when_it_is_free(join: Join) -> None:
-    """A member that waits goes on as soon as the other one has published."""
+    """It goes on as soon as the other one has published."""
     one, two = join(), join()
     await take(one)
     found: list[Snapshot | None] = []
@@ -245,7 +245,7 @@ async def test_a_waiting_member_gets_the_lock_when_it_is_free(join: Join) -> Non
 
 
 async def test_a_cancelled_wait_leaves_nothing_locked(join: Join) -> None:
-    """A member that no longer waits holds no lock, and can be used again."""
+    """A member whose wait was cancelled holds no lock, and can be used again."""
     one, two = join(), join()
     await take(one)
 
@@ -258,7 +258,7 @@ async def test_a_cancelled_wait_leaves_nothing_locked(join: Join) -> None:
 
 
 async def test_a_step_is_taken_once(join: Join) -> None:
-    """Taking twice and publishing without a step are mistakes of the caller."""
+    """Taking twice, and publishing without a step, are errors of the caller."""
     ledger = join()
 
     with pytest.raises(RuntimeError):
@@ -269,7 +269,7 @@ async def test_a_step_is_taken_once(join: Join) -> None:
 
 
 async def test_a_row_that_cannot_be_read_is_left_out(join: Join, tmp_path: Path) -> None:
-    """A damaged row takes no other along."""
+    """A damaged row does not affect the others."""
     one, two = join(), join()
     await step(one, PlanRow(1, 176, 3), RequestRow("m", 1, 5))
     change(tmp_path, "UPDATE rows SET body = '[9]' WHERE key = 'plan'")
@@ -281,7 +281,7 @@ async def test_a_row_that_cannot_be_read_is_left_out(join: Join, tmp_path: Path)
 
 
 async def test_a_process_that_is_out_of_files_goes_on_sharing(join: Join, clock: Clock) -> None:
-    """Whether the others live is asked again when it can open files once more."""
+    """It checks whether the others live once it can open files again."""
     one, other = join(), join()
     await step(one, standing(one, clock))
     await step(other, standing(other, clock))
@@ -297,7 +297,7 @@ async def test_a_process_that_is_out_of_files_goes_on_sharing(join: Join, clock:
 
 
 async def test_a_member_that_leaves_is_gone_at_once(join: Join, clock: Clock) -> None:
-    """The others read that a member left with their next step, once."""
+    """The others read with their next step, once, that a member left."""
     one, two = join(), join()
     await step(one, standing(one, clock))
     await step(two, standing(two, clock))
@@ -324,10 +324,10 @@ async def test_a_dead_member_is_gone_within_half_a_second(join: Join, clock: Clo
     assert {two.member, three.member} == {each.member for each in await two.members()}
 
 
-async def test_a_death_that_was_seen_in_a_released_step_is_told_again(
+async def test_a_death_that_was_found_in_a_released_step_is_read_again(
     join: Join, clock: Clock
 ) -> None:
-    """A member that let go of the lock reads again who is gone, as the others do."""
+    """A member that released the lock reads again who is gone, as the others do."""
     one, two, three = join(), join(), join()
     for ledger in (one, two, three):
         await step(ledger, standing(ledger, clock))
@@ -340,8 +340,8 @@ async def test_a_death_that_was_seen_in_a_released_step_is_told_again(
     assert [(one.member,)] * 3 == [first.gone, (await step(two)).gone, (await step(three)).gone]
 
 
-async def test_what_a_dead_member_leaves_is_kept(join: Join, clock: Clock, tmp_path: Path) -> None:
-    """Tasks of the dead can be rescued; their open requests count until they cannot arrive."""
+async def test_rows_of_a_dead_member_are_kept(join: Join, clock: Clock, tmp_path: Path) -> None:
+    """Its tasks can be rescued, and its open requests count until they cannot arrive."""
     one, two = join(), join()
     task = TaskRow(one.member, 1, SMILE, 1, 2, clock.now + 300 * SECOND, 4, 5)
     await step(one, standing(one, clock), task, RequestRow(one.member, 1, clock.now))
@@ -357,7 +357,7 @@ async def test_what_a_dead_member_leaves_is_kept(join: Join, clock: Clock, tmp_p
 
 
 async def test_a_new_member_reads_who_is_gone(join: Join, clock: Clock) -> None:
-    """A first look tells rows of living members from those of the dead."""
+    """A first read tells living members from dead ones."""
     one = join()
     await step(one, standing(one, clock), RequestRow(one.member, 1, 5))
     await one.aclose()
@@ -368,7 +368,7 @@ async def test_a_new_member_reads_who_is_gone(join: Join, clock: Clock) -> None:
 
 
 async def test_a_member_that_was_taken_for_dead_joins_again(join: Join, clock: Clock) -> None:
-    """A member whose file was deleted makes it anew, and writes all its rows again."""
+    """A member whose file was deleted makes a new one, and writes all its rows again."""
     one, two = join(), join()
     await step(one, standing(one, clock))
     await step(two, standing(two, clock))
@@ -376,7 +376,7 @@ async def test_a_member_that_was_taken_for_dead_joins_again(join: Join, clock: C
     clock.now += SECOND
     assert (one.member,) == (await step(two)).gone
 
-    # What is let go again is not forgotten.
+    # The news of a released step come again.
     assert (await take(one)).afresh
     await one.release()
     again = await step(one, standing(one, clock))
@@ -391,7 +391,7 @@ async def test_a_member_that_was_taken_for_dead_joins_again(join: Join, clock: C
 
 
 async def test_a_member_that_was_away_reads_everything(join: Join, clock: Clock) -> None:
-    """Rows may have come and gone meanwhile: after a long silence a member begins afresh."""
+    """Rows may have been written and dropped during a long silence."""
     one, two = join(), join()
     await step(one, PlanRow(1, 176, 3))
     await step(two)
@@ -405,7 +405,7 @@ async def test_a_member_that_was_away_reads_everything(join: Join, clock: Clock)
 
 
 async def test_members_are_shown_to_people(join: Join, clock: Clock, tmp_path: Path) -> None:
-    """Each living member shows its process, its work and how long ago it wrote."""
+    """Each living member has its process, its work and the time since it wrote."""
     one, two = join(), join()
     await step(one, standing(one, clock, work=3, running=2))
     await step(two, standing(two, clock))
@@ -419,13 +419,13 @@ async def test_members_are_shown_to_people(join: Join, clock: Clock, tmp_path: P
 
 
 def test_looking_makes_no_ledger(tmp_path: Path) -> None:
-    """A process that only looks at a ledger that is not there finds nobody and leaves nothing."""
+    """Looking at a missing ledger finds no members and makes no file."""
     assert () == look(tmp_path / "state", "host", "key", boot="boot")
     assert [] == list(tmp_path.iterdir())
 
 
 async def test_looking_at_a_damaged_ledger_says_so(join: Join, tmp_path: Path) -> None:
-    """A process that only looks mends nothing."""
+    """It raises an error and repairs nothing."""
     await join().aclose()
     ledger_file(tmp_path).write_bytes(b"garbage" * 1000)
 
@@ -437,7 +437,7 @@ async def test_looking_at_a_damaged_ledger_says_so(join: Join, tmp_path: Path) -
 
 
 async def test_intents_and_done_jobs_are_found_by_their_job(join: Join, clock: Clock) -> None:
-    """What any member wrote of a job is found, with the lock and without."""
+    """All rows of a job are found, with the lock and without."""
     one, two = join(), join()
     intent = IntentRow(one.member, 1, "i", "d", "ai-smile", clock.now)
     done = DoneRow("i", "d", "ai-smile", "t", clock.now)
@@ -452,7 +452,7 @@ async def test_intents_and_done_jobs_are_found_by_their_job(join: Join, clock: C
 
 
 async def test_tasks_of_all_members_are_known(join: Join, clock: Clock) -> None:
-    """A task is known by its own row, by the intent that led to it, and by its result."""
+    """A task is known by its row, its intent and its result."""
     one, two = join(), join()
     await step(
         one,
@@ -464,7 +464,7 @@ async def test_tasks_of_all_members_are_known(join: Join, clock: Clock) -> None:
     assert [True, True, True, False, False] == [await two.known_task(each) for each in "abcd "]
 
 
-# Keeping.
+# How long rows are kept.
 
 
 async def test_rows_are_dropped_when_nobody_needs_them(
@@ -495,7 +495,7 @@ async def test_rows_are_dropped_when_nobody_needs_them(
 async def test_a_longer_period_of_another_member_counts(
     join: Join, clock: Clock, tmp_path: Path
 ) -> None:
-    """A request is kept for as long as the member with the longest period counts it."""
+    """A request is kept for the longest period of all members."""
     one, two = join(), join()
     longer = attrs.evolve(LIMITS, period=3600 * SECOND)
     await step(one, standing(one, clock), MemberRow(one.member, 7, longer, clock.now))
@@ -526,13 +526,13 @@ async def test_the_newest_durations_of_each_kind_are_kept(
     ]
 
 
-# What may happen to the files.
+# Damage to the files.
 
 
-async def test_a_ledger_deleted_while_in_use_is_made_anew(
+async def test_a_ledger_deleted_while_in_use_is_made_again(
     join: Join, clock: Clock, tmp_path: Path
 ) -> None:
-    """All members move to the new ledger with their next step, and write their rows again."""
+    """All members use the new ledger with their next step, and write their rows again."""
     one, two = join(), join()
     await step(one, standing(one, clock))
     await step(two, standing(two, clock))
@@ -551,7 +551,7 @@ async def test_a_ledger_deleted_while_in_use_is_made_anew(
 async def test_a_step_in_a_deleted_ledger_does_not_count(
     join: Join, clock: Clock, tmp_path: Path
 ) -> None:
-    """What would be written where nobody reads it is refused."""
+    """A publication to a deleted ledger is refused."""
     one, two = join(), join()
     await step(one, standing(one, clock))
     await take(one)
@@ -564,7 +564,7 @@ async def test_a_step_in_a_deleted_ledger_does_not_count(
     assert ((standing(two, clock),), True) == (found.rows, found.afresh)
 
 
-async def test_a_late_goodbye_to_a_deleted_ledger_harms_no_other(
+async def test_closing_a_deleted_ledger_does_not_affect_the_new_one(
     join: Join, clock: Clock, tmp_path: Path
 ) -> None:
     """A connection to a deleted ledger leaves the files of the new one alone when it ends."""
@@ -583,10 +583,10 @@ async def test_a_late_goodbye_to_a_deleted_ledger_harms_no_other(
 
 
 @pytest.mark.parametrize("ending", ["-wal", "-shm"])
-async def test_a_ledger_without_its_log_is_made_anew(
+async def test_a_ledger_without_its_log_is_made_again(
     join: Join, clock: Clock, tmp_path: Path, ending: str
 ) -> None:
-    """Deleting some of the files ends as deleting all of them."""
+    """Deleting some of the files has the effect of deleting all of them."""
     one, two = join(), join()
     await step(one, standing(one, clock))
     await step(two, standing(two, clock))
@@ -640,10 +640,10 @@ damages = pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage._
 
 
 @damages
-async def test_a_damaged_ledger_is_made_anew_at_opening(
+async def test_a_damaged_ledger_is_made_again_at_opening(
     join: Join, clock: Clock, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
-    """What a crash or a stranger left in place of the ledger keeps nobody from sharing."""
+    """Any file in place of the ledger is replaced."""
     one = join()
     await step(one, standing(one, clock))
     await one.aclose()
@@ -656,7 +656,7 @@ async def test_a_damaged_ledger_is_made_anew_at_opening(
 
 
 @damages
-async def test_a_damaged_ledger_is_made_anew_while_in_use(
+async def test_a_damaged_ledger_is_made_again_while_in_use(
     join: Join, clock: Clock, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     """Members go on in a new ledger, and no step fails with another error."""
@@ -674,10 +674,10 @@ async def test_a_damaged_ledger_is_made_anew_while_in_use(
     assert not (await step(two)).afresh
 
 
-async def test_damage_that_only_writing_finds_is_mended(
+async def test_damage_that_only_writing_finds_is_repaired(
     join: Join, clock: Clock, tmp_path: Path
 ) -> None:
-    """A ledger that can be read and not be written is made anew as well."""
+    """A ledger that can be read but not written is made again."""
     one = join()
     await step(one, standing(one, clock))
     change(tmp_path, "DROP TABLE jobs")
@@ -689,7 +689,7 @@ async def test_damage_that_only_writing_finds_is_mended(
 
 
 async def test_a_ledger_that_cannot_be_replaced_is_not_used(join: Join, tmp_path: Path) -> None:
-    """A folder in place of the ledger is no reason to try for ever."""
+    """With a folder in place of the ledger the member gives up."""
     await join().aclose()
     a_folder(ledger_file(tmp_path))
 
@@ -700,7 +700,7 @@ async def test_a_ledger_that_cannot_be_replaced_is_not_used(join: Join, tmp_path
 async def test_a_ledger_that_was_put_back_from_a_copy_is_read_again(
     join: Join, clock: Clock, tmp_path: Path
 ) -> None:
-    """An older state is noticed, and what was written since is written again."""
+    """An older state is noticed, and newer rows are written again."""
     one, two = join(), join()
     await step(one, standing(one, clock))
     await step(two, standing(two, clock))
@@ -724,7 +724,7 @@ async def test_an_emptied_ledger_is_written_again(join: Join, clock: Clock, tmp_
 async def test_a_stopped_holder_of_the_lock_is_left_behind(
     join: Join, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After two seconds the others go on with a copy; the stopped member's step does not count."""
+    """After two seconds the others go on with a copy, and the stopped member's step fails."""
     caplog.set_level("INFO")
     one, two = join(), join()
     intent = IntentRow(one.member, 1, "i", "d", "f", clock.now)
@@ -749,8 +749,8 @@ async def test_a_stopped_holder_of_the_lock_is_left_behind(
     assert 1 == sum("stopped process" in each.message for each in caplog.records)
 
 
-async def test_a_busy_ledger_is_no_stopped_one(join: Join, clock: Clock) -> None:
-    """Members that find the lock taken now and then, or others at work, replace nothing."""
+async def test_a_busy_ledger_is_not_replaced(join: Join, clock: Clock) -> None:
+    """Members that find the lock taken by working members replace nothing."""
     one, two = join(), join()
     await step(one, standing(one, clock))
     await step(two, standing(two, clock))
@@ -771,7 +771,7 @@ async def test_a_busy_ledger_is_no_stopped_one(join: Join, clock: Clock) -> None
 async def test_a_ledger_that_is_just_being_made_is_waited_for(
     join: Join, clock: Clock, tmp_path: Path
 ) -> None:
-    """Opening waits for nobody; the first step has to."""
+    """Opening does not wait for it, but the first step does."""
     place = KeyFolder(tmp_path, "host", "key", "boot")
     place.make()
     with place.guard() as ours:
@@ -785,7 +785,7 @@ async def test_a_ledger_that_is_just_being_made_is_waited_for(
 
 
 async def test_files_are_private(join: Join, clock: Clock, tmp_path: Path) -> None:
-    """Nobody else can read a ledger, whatever the umask, and a folder that was open is closed."""
+    """Only the user can read a ledger, whatever the umask and the folder's former mode."""
     (tmp_path / "host" / "key").mkdir(parents=True)
     (tmp_path / "host").chmod(0o755)
     before = os.umask(0)
@@ -806,7 +806,7 @@ async def test_files_are_private(join: Join, clock: Clock, tmp_path: Path) -> No
 async def test_a_ledger_of_another_boot_is_not_read(
     join: Join, clock: Clock, tmp_path: Path
 ) -> None:
-    """Times of another boot mean nothing; its ledger is removed when all its members are dead."""
+    """It is removed when all its members are dead, since times of another boot mean nothing."""
     before = join("boot 1")
     await step(before, standing(before, clock), PlanRow(1, 176, 3))
 
@@ -835,7 +835,7 @@ async def test_a_ledger_of_another_version_is_not_read(
 
 
 async def test_files_of_dead_members_are_swept(join: Join, tmp_path: Path) -> None:
-    """What killed processes left is removed by the next one that opens the ledger."""
+    """The next process that opens the ledger removes the files of killed ones."""
     place = join()._place
     left = [
         place.member("0123456789abcdef"),
@@ -854,8 +854,8 @@ async def test_files_of_dead_members_are_swept(join: Join, tmp_path: Path) -> No
     assert [True, True] == [(place.path / name).exists() for name in ("young.new", "notes")]
 
 
-async def test_forgotten_ledgers_are_made_anew(join: Join, clock: Clock, tmp_path: Path) -> None:
-    """Ledgers of a host can be deleted, those of other hosts stay, and members go on."""
+async def test_forgotten_ledgers_are_made_again(join: Join, clock: Clock, tmp_path: Path) -> None:
+    """Ledgers of one host can be deleted, and their members go on."""
     one = join()
     await step(one, standing(one, clock), PlanRow(1, 176, 3))
     (tmp_path / "other").mkdir()
@@ -869,7 +869,7 @@ async def test_forgotten_ledgers_are_made_anew(join: Join, clock: Clock, tmp_pat
 
 
 async def test_leaving_a_deleted_ledger_makes_none(join: Join, tmp_path: Path) -> None:
-    """A test that deletes the state folder at the end does not find it again."""
+    """A program that deletes the state folder at its end does not find it again."""
     one = join()
     await step(one, PlanRow(1, 176, 3))
     forget(tmp_path, "host")
@@ -880,7 +880,7 @@ async def test_leaving_a_deleted_ledger_makes_none(join: Join, tmp_path: Path) -
 
 
 async def test_leaving_gives_up_on_a_locked_ledger(join: Join, clock: Clock) -> None:
-    """A member that cannot say goodbye is found dead."""
+    """A member that cannot write that it leaves is found dead."""
     one, two = join(), join()
     for ledger in (one, two):
         await step(ledger, standing(ledger, clock))
@@ -895,11 +895,11 @@ async def test_leaving_gives_up_on_a_locked_ledger(join: Join, clock: Clock) -> 
     assert (one.member,) == (await step(two)).gone
 
 
-# Where no ledger can be.
+# Places without a ledger.
 
 
 def test_a_folder_that_cannot_be_made_is_an_ordinary_reason(tmp_path: Path) -> None:
-    """A home that is no folder, or is read-only, is said and may be meant so."""
+    """A home that is not a folder, or is read-only, may be so on purpose."""
     (tmp_path / "file").touch()
 
     with pytest.raises(LedgerUnavailable, match="File exists") as caught:
@@ -927,7 +927,7 @@ def test_a_read_only_folder_is_an_ordinary_reason(
 def test_a_folder_of_another_user_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A program that runs as root leaves nothing that the user could not open later."""
+    """A program that runs as root leaves no file that the user cannot open later."""
     (tmp_path / "host").mkdir()
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
 
@@ -954,7 +954,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 async def test_a_full_disk_is_a_reason(small_disk: Path, clock: Clock) -> None:
-    """Where the disk is full, publishing says so and writes nothing; with room it goes on."""
+    """Publishing raises an error and writes nothing; with free space it works again."""
     one = open_local(small_disk, "host", "key", clock=clock, boot="boot")
     two = open_local(small_disk, "host", "key", clock=clock, boot="boot")
     await step(one, standing(one, clock))
@@ -977,7 +977,7 @@ async def test_a_full_disk_is_a_reason(small_disk: Path, clock: Clock) -> None:
 
 
 def test_a_full_disk_is_a_reason_at_opening(small_disk: Path) -> None:
-    """Where there is no room for a ledger, opening says so."""
+    """Opening raises an error if there is no space for a ledger."""
     with contextlib.suppress(OSError):
         (small_disk / "filler").write_bytes(b"x" * 300_000)
 
@@ -1001,7 +1001,7 @@ async def test_a_disk_that_becomes_read_only_is_a_reason(small_disk: Path, clock
 
 
 async def test_a_ledger_that_grows_too_large_is_a_reason(join: Join) -> None:
-    """Where sqlite has no room, publishing says so and writes nothing, on any system."""
+    """If sqlite has no space, publishing raises an error and writes nothing, on any system."""
     one, two = join(), join()
     await step(one, PlanRow(1, 176, 3))
     assert one._db is not None
@@ -1032,12 +1032,12 @@ nonsense
     ],
 )
 def test_network_file_systems_are_known_by_their_mount(path: str, kind: str) -> None:
-    """The mount that is nearest to a path, and hides the others, says what it is on."""
+    """The nearest mount that is not hidden decides."""
     assert kind == network_file_system(path, MOUNTS)
 
 
 def test_a_network_file_system_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Machines that share a folder share no clock."""
+    """Machines that share a folder do not share a clock."""
     mounts = tmp_path / "mounts"
     mounts.write_text("22 1 252:0 / / rw,relatime shared:1 - nfs server:/ rw\n")
     monkeypatch.setattr(ledger_folder, "_MOUNTS", mounts)
@@ -1049,14 +1049,14 @@ def test_a_network_file_system_is_not_used(tmp_path: Path, monkeypatch: pytest.M
 def test_a_system_without_a_list_of_mounts_is_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where nobody says what a folder is on, it is used."""
+    """A folder is used if its file system is unknown."""
     monkeypatch.setattr(ledger_folder, "_MOUNTS", tmp_path / "missing")
 
     anyio.run(open_local(tmp_path, "host", "key", boot="boot").aclose)
 
 
 def test_the_state_folder_can_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A variable names the folder; else it is where the system keeps a user's state."""
+    """A variable names the folder; otherwise it is the system's place for a user's state."""
     monkeypatch.setenv(STATE_VARIABLE, str(tmp_path))
     assert tmp_path == default_folder()
 
@@ -1071,7 +1071,7 @@ def test_no_test_uses_the_state_of_the_user() -> None:
 
 
 def test_a_user_without_a_home_has_no_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that is called "~" is not made anywhere."""
+    """No folder with the name "~" is made."""
     monkeypatch.delenv(STATE_VARIABLE)
     monkeypatch.setattr("platformdirs.user_state_path", lambda *args, **kwargs: Path("~/.local"))
 
@@ -1083,7 +1083,7 @@ def test_a_user_without_a_home_has_no_ledger(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.skipif(not REAL_BOOT, reason="the system's boot id is Linux's here")
 def test_a_boot_has_an_id(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The boot id stays the same, and another monotonic clock makes it another one."""
+    """The boot id stays the same, except for another monotonic clock."""
     assert boot_id() == boot_id()
 
     found = {boot_id()}
@@ -1157,7 +1157,7 @@ async def taken(ledger: LocalLedger) -> Snapshot:
 
 @pytest.mark.real_time
 async def test_processes_that_open_a_ledger_together_exclude_each_other(tmp_path: Path) -> None:
-    """Steps of several processes at once lose none of each other's rows."""
+    """Concurrent steps of several processes lose no rows."""
     with members(tmp_path, 3) as others:
         for other in others:
             other.send("count 50")
@@ -1168,7 +1168,7 @@ async def test_processes_that_open_a_ledger_together_exclude_each_other(tmp_path
 
 @pytest.mark.real_time
 async def test_a_process_killed_within_a_step_leaves_nothing_of_it(tmp_path: Path) -> None:
-    """The lock of a killed process is free at once, and what it had not published is not there."""
+    """Its lock is free at once, and its unpublished rows are not there."""
     with members(tmp_path, 1) as [other]:
         other.do("take")
         other.do("publish 1")
@@ -1185,7 +1185,7 @@ async def test_a_process_killed_within_a_step_leaves_nothing_of_it(tmp_path: Pat
 
 @pytest.mark.real_time
 async def test_a_fork_keeps_no_lock_of_its_parent(tmp_path: Path) -> None:
-    """A child is a member of its own, and its parent's death is seen although it lives."""
+    """A child is a member of its own, and its parent's death is noticed while it lives."""
     with members(tmp_path, 1) as [other]:
         other.do("take")
         other.do("publish 1")
@@ -1215,7 +1215,7 @@ async def test_a_fork_keeps_no_lock_of_its_parent(tmp_path: Path) -> None:
 
 @pytest.mark.real_time
 async def test_a_parent_goes_on_after_a_fork(tmp_path: Path) -> None:
-    """A process that forks keeps its place in the ledger."""
+    """A process that forks stays a member of the ledger."""
     async with real(tmp_path) as ledger:
         await taken(ledger)
         await ledger.publish([PlanRow(1, 176, 3)])
@@ -1226,7 +1226,7 @@ async def test_a_parent_goes_on_after_a_fork(tmp_path: Path) -> None:
 
         assert not (await taken(ledger)).afresh
 
-        # Within a step the connection stays.
+        # The connection stays open within a step.
         local._before_fork()
         local._after_fork_in_parent()
         assert await ledger.publish([])
@@ -1234,8 +1234,8 @@ async def test_a_parent_goes_on_after_a_fork(tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.real_time
-async def test_a_stopped_process_holds_nobody_up(tmp_path: Path) -> None:
-    """A process that is stopped within a step is left behind, and joins again when it goes on."""
+async def test_a_stopped_process_blocks_no_other(tmp_path: Path) -> None:
+    """The others go on without a process that is stopped within a step; it joins again."""
     with members(tmp_path, 2) as [stopped, other]:
         for each in (stopped, other):
             each.do("take")
@@ -1264,7 +1264,7 @@ async def test_a_stopped_process_holds_nobody_up(tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.real_time
 def test_kills_at_any_moment_damage_nothing(tmp_path: Path) -> None:
-    """Processes that are killed at work leave a ledger that the others can use."""
+    """Processes that are killed at work leave a usable ledger."""
     with members(tmp_path, 1) as [steady]:
         for number in range(20):
             with contextlib.closing(Member(tmp_path)) as victim:
@@ -1286,8 +1286,8 @@ def _check(tmp_path: Path) -> list[object]:
 
 @pytest.mark.long
 @pytest.mark.real_time
-async def test_a_ledger_deleted_again_and_again_stops_nobody(tmp_path: Path) -> None:
-    """Processes whose ledger is deleted while they step go on, and meet again in a new one."""
+async def test_a_ledger_deleted_repeatedly_stops_no_process(tmp_path: Path) -> None:
+    """Processes whose ledger is deleted during steps go on in a new one."""
     with members(tmp_path, 3) as others:
         for other in others:
             other.send("churn 1500")

@@ -1,4 +1,4 @@
-"""The ledger on a real Redis server: steps, members, and a server that stops, forgets or moves.
+"""The ledger on a real Redis server: steps, members, and a server that stops or loses data.
 
 The limits of time are the module's own, shortened where a test would only wait for them.
 """
@@ -98,7 +98,7 @@ async def step(ledger: RedisLedger, *rows: LedgerRow) -> Snapshot:
 
 
 async def joined(join: Open, number: int = 1) -> tuple[RedisLedger, RequestRow]:
-    """A member that has written its own row and one request that is not answered."""
+    """A member that has written its own row and one unanswered request."""
     ledger = await join()
     store: LedgerStore = ledger
     assert store.member
@@ -110,7 +110,7 @@ async def joined(join: Open, number: int = 1) -> tuple[RedisLedger, RequestRow]:
 
 @contextmanager
 def shortened(monkeypatch: pytest.MonkeyPatch, limit: str) -> Iterator[None]:
-    """Nobody waits for longer than 0.2 s for a server that is known to be silent."""
+    """Limit the wait for a silent server to 0.2 s."""
     with monkeypatch.context() as inside:
         inside.setattr(module, limit, 0.2)
         yield
@@ -123,8 +123,8 @@ def requests(snapshot: Snapshot) -> list[LedgerRow]:
 # Steps.
 
 
-async def test_a_member_reads_what_others_wrote_and_reads_it_once(join: Open) -> None:
-    """The rows of others come once, in the order in which they were written; one's own never."""
+async def test_a_member_reads_the_rows_of_others_once(join: Open) -> None:
+    """They come in the order of writing; its own rows never come."""
     one, two = await join(), await join()
     await step(one, member_row(one))
     await step(two, member_row(two))
@@ -164,7 +164,7 @@ async def test_the_first_snapshot_is_afresh_until_something_is_published(join: O
 
 
 async def test_only_one_member_is_between_take_and_publish(join: Open) -> None:
-    """The lock is not had while another member has it, and is had after it."""
+    """Another member gets the lock only after it."""
     one, two = await join(), await join()
     await taken(one)
 
@@ -185,7 +185,7 @@ async def test_a_released_lock_is_free_at_once(join: Open) -> None:
 
 
 async def test_a_step_has_an_order(join: Open) -> None:
-    """Publishing without the lock, and taking it twice, are mistakes of the caller."""
+    """Publishing without the lock, and taking it twice, are errors of the caller."""
     one = await join()
 
     with pytest.raises(RuntimeError, match="not locked"):
@@ -196,7 +196,7 @@ async def test_a_step_has_an_order(join: Open) -> None:
 
 
 async def test_many_members_do_not_disturb_each_other(join: Open) -> None:
-    """Each of 160 steps of eight members sees the step before it."""
+    """Each of 160 steps of eight members has the rows of the step before it."""
     members = [await join() for _ in range(8)]
 
     async def count(ledger: RedisLedger) -> None:
@@ -220,7 +220,7 @@ async def test_many_members_do_not_disturb_each_other(join: Open) -> None:
 
 
 async def test_a_member_that_stalls_is_fenced_off(join: Open, redis_server: RedisServer) -> None:
-    """Whose lock has expired writes nothing, and reads the same rows again."""
+    """A member whose lock has expired writes nothing, and reads the same rows again."""
     one, two = await join(), await join()
     await step(two, member_row(two))
     await taken(one)
@@ -266,7 +266,7 @@ asyncio.run(main())
 
 @pytest.mark.long
 async def test_a_stopped_process_is_fenced_off(join: Open, redis_server: RedisServer) -> None:
-    """Stopped between the two and let go on after the others went on, it has written nothing."""
+    """A process that was stopped between the two calls has written nothing."""
     two = await join()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", STALLS, redis_server.url()),
@@ -288,7 +288,7 @@ async def test_a_stopped_process_is_fenced_off(join: Open, redis_server: RedisSe
 
 
 async def test_a_cancelled_take_leaves_no_lock(join: Open, redis_server: RedisServer) -> None:
-    """Cancelled while the server is silent, a take does not keep others out."""
+    """A take that is cancelled while the server is silent does not block others."""
     one, two = await join(), await join()
     redis_server.pause()
     with anyio.move_on_after(0.1):
@@ -301,7 +301,7 @@ async def test_a_cancelled_take_leaves_no_lock(join: Open, redis_server: RedisSe
 async def test_a_take_that_arrives_late_does_not_lock(
     join: Open, redis_server: RedisServer
 ) -> None:
-    """A server that goes on after a pause finds takes that nobody waits for any longer."""
+    """After a pause the server gets takes whose callers have given up."""
     one, two = await join(), await join()
     redis_server.pause()
     assert await one.take(0.1) is None
@@ -313,8 +313,8 @@ async def test_a_take_that_arrives_late_does_not_lock(
 # Members that leave or die.
 
 
-async def test_who_leaves_is_gone_at_once(join: Open) -> None:
-    """The others read that a member left, and its row is no longer there."""
+async def test_a_member_that_leaves_is_gone_at_once(join: Open) -> None:
+    """The others read that it left, and its row is removed."""
     one, _ = await joined(join)
     two, _ = await joined(join)
     await one.aclose()
@@ -327,8 +327,10 @@ async def test_who_leaves_is_gone_at_once(join: Open) -> None:
         await one.take(1)
 
 
-async def test_who_is_silent_for_15_s_is_dead(join: Open, redis_server: RedisServer) -> None:
-    """A member without a sign of life is gone, and its open requests end by the clock."""
+async def test_a_member_that_is_silent_for_15_s_is_dead(
+    join: Open, redis_server: RedisServer
+) -> None:
+    """It is recorded as gone, and its open requests are dropped by time."""
     one, row = await joined(join)
     two, _ = await joined(join)
     silence(redis_server, one, seconds=16)
@@ -341,7 +343,7 @@ async def test_who_is_silent_for_15_s_is_dead(join: Open, redis_server: RedisSer
 async def test_a_dead_member_that_comes_back_writes_everything_again(
     join: Open, redis_server: RedisServer
 ) -> None:
-    """Its next snapshot is afresh, and it is among the living again."""
+    """Its next snapshot is afresh, and it counts as living again."""
     one, row = await joined(join)
     two, other = await joined(join)
     silence(redis_server, one, seconds=16)
@@ -356,7 +358,7 @@ async def test_a_dead_member_that_comes_back_writes_everything_again(
 
 
 def silence(server: RedisServer, ledger: RedisLedger, seconds: int) -> None:
-    """As if nothing had been heard of a member for so long."""
+    """Make a member seem silent for so long."""
     at = server_time(server) - seconds * SECOND
     server.call("ZADD", f"{TAG}:seen", at, ledger.member)
 
@@ -366,11 +368,11 @@ def server_time(server: RedisServer) -> int:
     return int(seconds) * SECOND + int(rest)
 
 
-# A server that forgets.
+# A server that loses its data.
 
 
 async def test_a_flushed_server_is_filled_again(join: Open, redis_server: RedisServer) -> None:
-    """The first member puts back what it knows of the others; each writes its own again."""
+    """The first member puts back the rows of others; each writes its own again."""
     one, first = await joined(join)
     two, second = await joined(join, 2)
     await step(one)
@@ -388,7 +390,7 @@ async def test_a_flushed_server_is_filled_again(join: Open, redis_server: RedisS
 
 
 async def test_each_member_notices_a_flush(join: Open, redis_server: RedisServer) -> None:
-    """Also the second one to come reads and writes everything."""
+    """The second member also reads and writes everything."""
     one, first = await joined(join)
     two, second = await joined(join)
     await step(one)
@@ -404,7 +406,7 @@ async def test_each_member_notices_a_flush(join: Open, redis_server: RedisServer
 
 
 async def test_the_dead_stay_dead_after_a_flush(join: Open, redis_server: RedisServer) -> None:
-    """What a dead member requested still counts, and everybody hears that it is gone."""
+    """The requests of a dead member still count, and the others read that it is gone."""
     one, row = await joined(join)
     two, _ = await joined(join)
     await one.aclose()
@@ -417,10 +419,10 @@ async def test_the_dead_stay_dead_after_a_flush(join: Open, redis_server: RedisS
     assert row in requests(newcomer)
 
 
-async def test_what_the_ledger_has_is_not_overwritten_by_what_is_remembered(
+async def test_remembered_rows_do_not_replace_newer_ones(
     join: Open, redis_server: RedisServer
 ) -> None:
-    """A row that its owner has written again is newer than what others know of it."""
+    """A row that its owner has written again is newer than another member's copy of it."""
     one, first = await joined(join)
     two, _ = await joined(join)
     redis_server.call("FLUSHALL")
@@ -436,7 +438,7 @@ async def test_what_the_ledger_has_is_not_overwritten_by_what_is_remembered(
 async def test_a_server_that_was_restarted_is_used_again(
     join: Open, redis_server: RedisServer
 ) -> None:
-    """Connections and scripts are lost with the rest, and all come back with the next step."""
+    """Connections, scripts and rows are restored with the next step."""
     one, first = await joined(join)
     redis_server.restart()
 
@@ -445,7 +447,7 @@ async def test_a_server_that_was_restarted_is_used_again(
 
 
 async def test_an_old_replica_is_noticed(join: Open, redis_server: RedisServer) -> None:
-    """After a failover to a copy that lacks the last steps everybody writes again."""
+    """After a failover to a replica without the last steps all members write again."""
     one, first = await joined(join)
     two, _ = await joined(join)
     old = {name: redis_server.dump(name) for name in redis_server.names()}
@@ -465,7 +467,7 @@ async def test_an_old_replica_is_noticed(join: Open, redis_server: RedisServer) 
 
 
 async def test_the_ledger_is_not_trusted_after_a_long_absence(join: Open) -> None:
-    """Who was away for longer than rows are kept reads everything."""
+    """A member that was away for longer than rows are kept reads everything."""
     one = await join()
     await step(one, member_row(one))
     one._read_at -= 101 * SECOND
@@ -482,7 +484,7 @@ async def test_a_stopped_server_stops_no_caller(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each call ends in its time; one warning says that Redis is gone, one line that it is back."""
+    """Each call ends in time; a warning says that Redis is gone, and a line that it is back."""
     monkeypatch.setattr(module, "_LOST_AFTER", 0.15)
     monkeypatch.setattr(module, "_RETRIED_AFTER", 0.1)
     caplog.set_level(logging.INFO, "perfect_async")
@@ -508,7 +510,7 @@ async def test_a_stopped_server_stops_no_caller(
 
 @pytest.mark.long
 async def test_four_seconds_without_a_server(join: Open, redis_server: RedisServer) -> None:
-    """Stopped for four seconds, the server is used again with what it held."""
+    """A server that was stopped for four seconds is used again with its rows."""
     one, row = await joined(join)
     two, _ = await joined(join)
     redis_server.pause()
@@ -525,7 +527,7 @@ async def test_four_seconds_without_a_server(join: Open, redis_server: RedisServ
 async def test_a_publication_without_an_answer_does_not_count(
     join: Open, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where it was written all the same, the next one takes back what was never sent."""
+    """If it was written, the next publication takes back the requests that were not sent."""
     one, _ = await joined(join)
     two, _ = await joined(join)
     now = (await taken(one)).now
@@ -548,10 +550,10 @@ async def test_a_publication_without_an_answer_does_not_count(
     assert (attrs.evolve(intent, state="refused"),) == await two.find_intents("i", "d")
 
 
-async def test_jobs_are_not_read_by_a_step_and_are_put_back_all_the_same(
+async def test_jobs_are_not_read_by_a_step_but_are_put_back(
     join: Open, redis_server: RedisServer
 ) -> None:
-    """There may be tens of thousands of them; who asks for a job finds it, also after a loss."""
+    """There may be tens of thousands; a job is found by its name, also after a loss."""
     one, _ = await joined(join)
     two, _ = await joined(join)
     await step(two)
@@ -570,7 +572,7 @@ async def test_jobs_are_not_read_by_a_step_and_are_put_back_all_the_same(
 async def test_a_publication_that_never_arrived_leaves_nothing(
     join: Open, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was not written is not made up by taking it back."""
+    """Taking it back writes no row of its own."""
     one, _ = await joined(join)
     two, _ = await joined(join)
     await step(two)
@@ -587,7 +589,7 @@ async def test_a_publication_that_never_arrived_leaves_nothing(
 
 
 async def test_a_server_that_only_some_reach(join: Open, redis_server: RedisServer) -> None:
-    """Who cannot reach it has no lock and disturbs nobody; it is dead, and comes back whole."""
+    """A member that cannot reach it has no lock, counts as dead, and comes back whole."""
     with Proxy(redis_server.port) as proxy:
         one = await join(f"redis://127.0.0.1:{proxy.port}/0")
         await step(one, member_row(one), request(one, 1, 5))
@@ -609,7 +611,7 @@ async def test_a_server_that_only_some_reach(join: Open, redis_server: RedisServ
 
 
 async def test_members_with_different_clocks_share_time_and_slots(join: Open) -> None:
-    """Whatever a machine's clock counts from, slots begin together and the time is the server's."""
+    """Whatever a machine's clock counts from, slots begin together at the server's time."""
     ahead = 12_345_678_912_345
 
     one = await join(clock=time.monotonic_ns)
@@ -620,10 +622,10 @@ async def test_members_with_different_clocks_share_time_and_slots(join: Open) ->
     assert abs(shifts[0] - shifts[1] - ahead // 1000) <= SLOT
 
 
-async def test_a_ledger_begins_anew_when_the_servers_clock_was_set(
+async def test_a_ledger_is_emptied_when_the_servers_clock_was_set(
     join: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The first to notice empties it, since its times mean nothing now; the others fill it."""
+    """The first member to notice empties it, and the others write their rows again."""
     behind = 0
 
     def clock() -> int:
@@ -633,7 +635,7 @@ async def test_a_ledger_begins_anew_when_the_servers_clock_was_set(
     await step(one, member_row(one), request(one, 1, 5))
     await step(two, member_row(two), request(two, 1, 5))
     before = one._shift
-    # The same to see as a server's clock that is put forward.
+    # It looks the same as a server's clock that is set forward.
     behind = 3600 * 10**9
 
     first = await step(one, member_row(one), request(one, 1, 6))
@@ -648,7 +650,7 @@ async def test_a_ledger_begins_anew_when_the_servers_clock_was_set(
 async def test_a_servers_clock_that_goes_back_empties_the_ledger(
     join: Open, redis_server: RedisServer
 ) -> None:
-    """Rows of the future are of no use to anybody."""
+    """Rows with times of the future cannot be used."""
     one, _ = await joined(join)
     redis_server.call("HSET", f"{TAG}:facts", "at", server_time(redis_server) + 60 * SECOND)
 
@@ -658,8 +660,8 @@ async def test_a_servers_clock_that_goes_back_empties_the_ledger(
     await one.release()
 
 
-async def test_drift_is_followed(join: Open) -> None:
-    """Clocks that slowly part stay together, by all rows anew, and takes do not come too late."""
+async def test_drift_is_corrected(join: Open) -> None:
+    """The clocks of members stay together, and no take comes too late."""
     drift = 0
     one = await join(clock=lambda: time.monotonic_ns() + drift)
     two, other = await joined(join)
@@ -679,10 +681,10 @@ async def test_drift_is_followed(join: Open) -> None:
     assert not (await step(two)).afresh
 
 
-# What Redis holds.
+# Keys and rows in Redis.
 
 
-async def test_all_keys_vanish_by_themselves_and_are_in_one_slot_of_a_cluster(
+async def test_all_keys_expire_and_are_in_one_slot_of_a_cluster(
     join: Open, redis_server: RedisServer
 ) -> None:
     """An abandoned ledger is gone after 25 hours."""
@@ -701,7 +703,7 @@ async def test_all_keys_vanish_by_themselves_and_are_in_one_slot_of_a_cluster(
 async def test_rows_are_dropped_after_their_time(
     join: Open, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A row that no longer counts leaves nothing behind, in no key."""
+    """A row that no longer counts is removed from all keys."""
     monkeypatch.setattr(module, "_PRUNED_EVERY", 0)
     one = await join()
     now = (await taken(one)).now
@@ -729,7 +731,7 @@ async def test_the_newest_400_durations_of_a_kind_are_kept(
 ) -> None:
     """An older duration of the same kind of task is dropped, one of another kind is not."""
     monkeypatch.setattr(module, "_PRUNED_EVERY", 0)
-    monkeypatch.setattr(module, "_MIRROR_PRUNED_EVERY", 0)
+    monkeypatch.setattr(module, "_COPIES_PRUNED_EVERY", 0)
     one = await join()
     await step(one, DurationRow(one.member, 0, TaskKind("ai-avatar"), 1, 2))
     for first in range(1, 411, 41):
@@ -739,28 +741,28 @@ async def test_the_newest_400_durations_of_a_kind_are_kept(
     found = (await taken(await join())).rows
     numbers = {row.number for row in found if isinstance(row, DurationRow)}
     assert 401 == len(numbers)
-    # Ten of those that were written first are gone.
+    # The ten oldest are gone.
     assert {0, *range(42, 411)} < numbers
-    assert 401 == len(one._mirror)
+    assert 401 == len(one._copies)
 
 
-async def test_what_is_known_of_others_is_limited(
+async def test_the_copy_of_other_rows_is_bounded(
     join: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A member remembers the newest rows of others, and not those whose time is over."""
-    monkeypatch.setattr(module, "_MIRROR_PRUNED_EVERY", 0)
-    monkeypatch.setattr(module, "_MOST_MIRRORED", 2)
+    """A member keeps the newest rows of others, and none whose time is over."""
+    monkeypatch.setattr(module, "_COPIES_PRUNED_EVERY", 0)
+    monkeypatch.setattr(module, "_MOST_COPIES", 2)
     one = await join()
     now = (await taken(one)).now
     await one.publish([request(one, number, now) for number in range(5)])
-    assert 2 == len(one._mirror)
+    assert 2 == len(one._copies)
     await step(one, RequestRow(one.member, 9, 1, answered=1))
 
-    assert 2 == len(one._mirror)
+    assert 2 == len(one._copies)
 
 
-async def test_what_is_not_readable_is_not_read(join: Open, redis_server: RedisServer) -> None:
-    """Text of another version, or of another program, is no row and no error."""
+async def test_unreadable_rows_are_ignored(join: Open, redis_server: RedisServer) -> None:
+    """Text of another version, or of another program, is neither a row nor an error."""
     one, row = await joined(join)
     for number, text in enumerate(["", "x", "\xff" * 80, "-" * 68 + '[2,"plan",1,2,3]']):
         redis_server.call("HSET", f"{TAG}:rows", f"junk {number}", text)
@@ -775,7 +777,7 @@ async def test_what_is_not_readable_is_not_read(join: Open, redis_server: RedisS
 
 
 async def test_jobs_and_tasks_are_found_with_and_without_the_lock(join: Open) -> None:
-    """Intents and results of a job are found by identity and digest, tasks by their id."""
+    """Intents and results are found by identity and digest, tasks by their id."""
     one, two = await join(), await join()
     now = (await taken(one)).now
     intent = IntentRow(one.member, 1, "an identity", "d", "ai-smile", now)
@@ -795,8 +797,8 @@ async def test_jobs_and_tasks_are_found_with_and_without_the_lock(join: Open) ->
     ]
 
 
-async def test_members_are_told(join: Open) -> None:
-    """All living members are listed with what they do, the asking one too."""
+async def test_members_are_listed(join: Open) -> None:
+    """All living members are listed with their work, the caller included."""
     one, _ = await joined(join)
     await joined(join)
 
@@ -837,15 +839,15 @@ async def test_a_forked_child_opens_its_own(join: Open, monkeypatch: pytest.Monk
         f"redis://{USER}:{SECRET}@127.0.0.1/0?{SECRET}=1",
     ],
 )
-async def test_a_url_that_cannot_be_read_is_a_mistake(url: str) -> None:
-    """The error shows how to write one, and nothing of what was written."""
+async def test_a_malformed_url_is_refused(url: str) -> None:
+    """The error shows how to write one, and no part of the given one."""
     with pytest.raises(ConfigurationError, match="redis://") as found:
         await open_redis(url, HOST, KEY)
 
     assert_no_secret(found.value)
 
 
-async def test_a_server_that_cannot_be_reached_is_a_mistake(tmp_path: Path) -> None:
+async def test_an_unreachable_server_is_refused(tmp_path: Path) -> None:
     """The error names host and port, and says what to do."""
     free_port = RedisServer("", tmp_path).port
     with pytest.raises(ConfigurationError, match=f"127.0.0.1:{free_port}.*Start it") as found:
@@ -854,7 +856,7 @@ async def test_a_server_that_cannot_be_reached_is_a_mistake(tmp_path: Path) -> N
     assert_no_secret(found.value)
 
 
-async def test_a_server_that_is_stopped_is_a_mistake_after_a_while(
+async def test_a_stopped_server_is_refused_after_a_while(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Opening does not wait for ever."""
@@ -866,7 +868,7 @@ async def test_a_server_that_is_stopped_is_a_mistake_after_a_while(
         await open_redis(redis_server.url(), HOST, KEY)
 
 
-async def test_tls_to_a_server_without_it_is_a_mistake(
+async def test_tls_to_a_server_without_it_is_refused(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error names the scheme."""
@@ -878,7 +880,7 @@ async def test_tls_to_a_server_without_it_is_a_mistake(
 
 
 @pytest.mark.parametrize("credentials", ["", f":{SECRET}@", f"{USER}:{SECRET}@"])
-async def test_a_wrong_password_is_a_mistake(start_redis: StartRedis, credentials: str) -> None:
+async def test_a_wrong_password_is_refused(start_redis: StartRedis, credentials: str) -> None:
     """The error says so, and does not show it."""
     server = start_redis(requirepass="right")
     with pytest.raises(ConfigurationError, match="password") as found:
@@ -887,7 +889,7 @@ async def test_a_wrong_password_is_a_mistake(start_redis: StartRedis, credential
     assert_no_secret(found.value)
 
 
-async def test_the_right_password_is_nowhere_to_be_seen(
+async def test_the_password_is_not_shown(
     start_redis: StartRedis, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither the log nor the ledger's repr shows it, also when the server is gone."""
@@ -906,27 +908,25 @@ async def test_the_right_password_is_nowhere_to_be_seen(
 
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
-async def test_a_server_that_may_drop_rows_is_a_mistake(
-    start_redis: StartRedis, policy: str
-) -> None:
-    """A ledger that loses rows when memory is short would overdraw the limits."""
+async def test_a_server_that_may_drop_rows_is_refused(start_redis: StartRedis, policy: str) -> None:
+    """A ledger that loses rows when memory is full would exceed the limits."""
     server = start_redis(maxmemory_policy=policy)
     with pytest.raises(ConfigurationError, match=f"{policy}.*noeviction"):
         await open_redis(server.url(), HOST, KEY)
 
 
 async def test_the_policy_is_found_without_config(start_redis: StartRedis) -> None:
-    """Managed servers forbid CONFIG, and tell the policy among their figures."""
+    """Managed servers forbid CONFIG, but INFO has the policy."""
     server = start_redis(maxmemory_policy="allkeys-lru")
     server.call(*f"ACL SETUSER {USER} on >{SECRET} ~* +@all -config".split())
     with pytest.raises(ConfigurationError, match="noeviction"):
         await open_redis(server.url(f"{USER}:{SECRET}@"), HOST, KEY)
 
 
-async def test_a_server_that_does_not_tell_its_policy_is_used(
+async def test_a_server_with_an_unknown_policy_is_used(
     start_redis: StartRedis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A line in the log says what must hold."""
+    """A line in the log says which policy it must have."""
     caplog.set_level(logging.INFO, "perfect_async")
     server = start_redis()
     server.call(*f"ACL SETUSER {USER} on >{SECRET} ~* +@all -config -info".split())
@@ -937,7 +937,7 @@ async def test_a_server_that_does_not_tell_its_policy_is_used(
     assert "must be noeviction" in caplog.text
 
 
-async def test_a_user_without_rights_is_a_mistake(start_redis: StartRedis) -> None:
+async def test_a_user_without_rights_is_refused(start_redis: StartRedis) -> None:
     """A user that may not run scripts cannot keep a ledger."""
     server = start_redis()
     server.call(*f"ACL SETUSER {USER} on >{SECRET} ~* +@all -@scripting".split())
@@ -947,22 +947,20 @@ async def test_a_user_without_rights_is_a_mistake(start_redis: StartRedis) -> No
     assert_no_secret(found.value)
 
 
-async def test_a_server_that_only_copies_another_one_is_a_mistake(
-    start_redis: StartRedis, redis_server: RedisServer
-) -> None:
-    """A replica takes no rows."""
+async def test_a_replica_is_refused(start_redis: StartRedis, redis_server: RedisServer) -> None:
+    """A replica accepts no rows."""
     replica = start_redis(replicaof=f"127.0.0.1 {redis_server.port}")
     with pytest.raises(ConfigurationError, match="ReadOnlyError"):
         await open_redis(replica.url(), HOST, KEY)
 
 
-async def test_a_server_whose_memory_is_full_is_as_one_that_does_not_answer(
+async def test_a_server_with_full_memory_counts_as_silent(
     join: Open,
     redis_server: RedisServer,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nothing is written, nothing is raised, and the log says why."""
+    """Nothing is written or raised, and the log has the reason."""
     monkeypatch.setattr(module, "_LOST_AFTER", 0.0)
     one, _ = await joined(join)
     redis_server.call("CONFIG", "SET", "maxmemory", "1")
@@ -972,8 +970,8 @@ async def test_a_server_whose_memory_is_full_is_as_one_that_does_not_answer(
     assert "OutOfMemoryError" in caplog.text
 
 
-async def test_tls_is_spoken(start_redis: StartRedis, tmp_path: Path) -> None:
-    """rediss:// is the same ledger over TLS."""
+async def test_tls_works(start_redis: StartRedis, tmp_path: Path) -> None:
+    """rediss:// reaches the same ledger over TLS."""
     program = shutil.which("openssl")
     if program is None:
         pytest.skip("openssl, which makes the certificate, is not installed")
@@ -1003,7 +1001,7 @@ async def test_tls_is_spoken(start_redis: StartRedis, tmp_path: Path) -> None:
 
 
 def test_without_the_extra_the_error_says_how_to_install_it() -> None:
-    """The module loads without redis, and opening tells what is missing."""
+    """The module loads without redis, and opening says what is missing."""
     program = (
         "import sys; sys.modules['redis'] = None\n"
         "import asyncio\n"

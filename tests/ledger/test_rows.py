@@ -101,7 +101,7 @@ all_rows: st.SearchStrategy[LedgerRow] = st.one_of(
 
 @given(all_rows)
 def test_a_row_is_read_as_it_was_written(row: LedgerRow) -> None:
-    """Whatever a member writes, the others read."""
+    """Every row can be encoded and decoded."""
     text = encode(row)
 
     assert row == decode(text)
@@ -119,7 +119,7 @@ def test_rows_are_flat(row: LedgerRow) -> None:
 
 @given(json_values | st.text() | st.integers() | st.binary())
 def test_anything_else_is_dropped(value: object) -> None:
-    """What is no row is None, and never an error."""
+    """Text that is not a row is None, and never an error."""
     assert decode(value) is None
     assert decode(json.dumps(value, default=str)) is None
 
@@ -128,7 +128,7 @@ def test_anything_else_is_dropped(value: object) -> None:
 def test_a_row_with_one_wrong_value_is_dropped_or_another_row(
     row: LedgerRow, data: st.DataObject
 ) -> None:
-    """A damaged row is dropped, or read as the row that it says."""
+    """A damaged row is dropped, or is a valid other row."""
     array = json.loads(encode(row))
     array[data.draw(st.integers(0, len(array) - 1))] = data.draw(json_values)
 
@@ -139,7 +139,7 @@ def test_a_row_with_one_wrong_value_is_dropped_or_another_row(
 
 @pytest.mark.parametrize("row", ALL, ids=lambda row: type(row).__name__)
 def test_a_row_of_another_length_is_dropped(row: LedgerRow) -> None:
-    """A row with a field more or less was written by another version."""
+    """Another version wrote a row with a field more or less."""
     array = json.loads(encode(row))
 
     assert [None, None] == [decode(json.dumps(each)) for each in (array[:-1], [*array, 0])]
@@ -154,8 +154,8 @@ def test_a_row_of_another_length_is_dropped(row: LedgerRow) -> None:
     ],
     ids=lambda text: text[:20],
 )
-def test_text_of_no_row_is_dropped(text: str) -> None:
-    """No text raises: another version, a damaged file or a stranger may have written it."""
+def test_other_text_is_dropped(text: str) -> None:
+    """No text raises; it may be of another version, a damaged file or another program."""
     assert decode(text) is None
 
 
@@ -179,13 +179,13 @@ def test_text_of_no_row_is_dropped(text: str) -> None:
     ids=str,
 )
 def test_a_row_with_an_absurd_value_is_dropped(row: LedgerRow) -> None:
-    """A value that nobody can mean would harm the account of everybody who reads it."""
+    """An absurd value would harm every member that reads it."""
     assert decode(encode(row)) is None
 
 
 @pytest.mark.parametrize("row", ALL, ids=lambda row: type(row).__name__)
-def test_a_row_of_today_can_be_true(row: LedgerRow) -> None:
-    """Also one of a member whose clock is a little ahead."""
+def test_a_present_row_is_believable(row: LedgerRow) -> None:
+    """A row of a member whose clock is a little ahead is believable too."""
     row = attrs.evolve(row, cycle=168) if isinstance(row, MemberRow) else row
 
     assert believable(row, 0)
@@ -218,12 +218,12 @@ def test_a_row_of_today_can_be_true(row: LedgerRow) -> None:
     ],
 )
 def test_a_row_of_another_clock_or_of_absurd_length_is_not_believed(row: LedgerRow) -> None:
-    """To count it could take all memory, or hold up every member for ever."""
+    """Counting it could use up all memory, or block every member for ever."""
     assert not believable(row, 0)
 
 
 def test_a_row_replaces_the_one_with_its_key() -> None:
-    """What a row stands for: a member, its request, task, duration or intent; the plan; a job."""
+    """The key names a member, its request, task, duration or intent, the plan, or a job."""
     found = [key(row) for row in ALL]
 
     assert [
@@ -234,17 +234,17 @@ def test_a_row_replaces_the_one_with_its_key() -> None:
 
 @given(texts, texts, texts, texts)
 def test_jobs_with_other_names_are_other_jobs(one: str, two: str, three: str, four: str) -> None:
-    """A job is the same job only where identity and digest are."""
+    """Two jobs are the same only if identity and digest are equal."""
     assert (one, two) == (three, four) or job_name(one, two) != job_name(three, four)
 
 
 def test_rows_that_name_a_task() -> None:
-    """Tasks, intents and done jobs make a task known, the other rows none."""
+    """Tasks, intents and done jobs name a task; the other rows do not."""
     assert ["", "", "t", "", "", "", "t"] == [task_id(row) for row in ALL]
 
 
 def test_durations_are_counted_by_kind() -> None:
-    """Only of durations the oldest are dropped, for each kind of task."""
+    """The oldest durations of each kind are dropped, and no other rows."""
     assert ["", "", "", "1 ai-smile", "", "", ""] == [series(row) for row in ALL]
 
 
@@ -264,24 +264,24 @@ def test_durations_are_counted_by_kind() -> None:
     ids=str,
 )
 def test_how_long_rows_are_kept(row: LedgerRow, until: int) -> None:
-    """Each row is kept for as long as anybody may need it."""
+    """Each row is kept for as long as a member may need it."""
     assert until == kept_until(row, 100, period=PERIOD)
 
 
 def test_an_ended_task_is_kept_longer_than_a_member_may_be_away() -> None:
-    """A member that was away briefly, and reads only what is new, reads each end of a task."""
+    """A member that was away briefly, and reads only new rows, reads each end of a task."""
     ended = attrs.evolve(TASK, ended=True)
 
     assert rows.AWAY < kept_until(ended, 0, period=1)
 
 
 def test_requests_of_the_dead_count_until_they_can_no_longer_arrive() -> None:
-    """A request of a dead member without an answer is kept for its timeout and a period."""
+    """An unanswered request of a dead member is kept for its timeout and a period."""
     assert 360 * SECOND + 7 == kept_when_gone(7, period=PERIOD)
 
 
 def test_the_longest_period_counts() -> None:
-    """Requests are kept for the longest period that any member counts by."""
+    """Requests are kept for the longest period of any member."""
     longer = attrs.evolve(MEMBER, limits=attrs.evolve(LIMITS, period=PERIOD * 2))
 
     assert PERIOD * 2 == longest_period([REQUEST, longer, MEMBER], 1)
@@ -289,7 +289,7 @@ def test_the_longest_period_counts() -> None:
 
 
 def test_a_reason_may_be_an_ordinary_one() -> None:
-    """Why a ledger cannot be used is text, and says whether that is worth a warning."""
+    """`LedgerUnavailable` has a text, and says whether that is worth a warning."""
     assert "no room" == str(LedgerUnavailable("no room"))
     assert [False, True] == [
         LedgerUnavailable("no room").ordinary,
@@ -298,7 +298,7 @@ def test_a_reason_may_be_an_ordinary_one() -> None:
 
 
 def test_the_status_of_a_member_has_an_age() -> None:
-    """People read how long ago a member wrote; a moment ahead of their clock is now."""
+    """It is the time since the member wrote; a time slightly ahead counts as now."""
     assert MemberStatus("m", 7, 3, 2, 95) == status(MEMBER, 100)
     assert 0 == status(MEMBER, 1).age
 
@@ -346,8 +346,8 @@ def test_a_key_has_a_name_that_does_not_show_it() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_times_move_and_nothing_else_does(row: LedgerRow, fields: tuple[str, ...]) -> None:
-    """A row in another member's time differs by its times only, and moves back."""
+def test_shifting_a_row_changes_only_its_times(row: LedgerRow, fields: tuple[str, ...]) -> None:
+    """A row in another member's time can be shifted back."""
     moved = rows.shifted(row, 20 * SLOT)
 
     back = attrs.evolve(moved, **dict.fromkeys(fields, 5))  # type: ignore[arg-type] # its times

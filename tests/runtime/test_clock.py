@@ -15,7 +15,7 @@ from tests.support.virtual_time import VirtualTimeLoop
 
 
 async def test_the_clock_moves_with_the_loop() -> None:
-    """The time of day is the loop's, so that virtual hours are hours to it."""
+    """The time of day follows the loop's clock, so virtual hours count as hours."""
     clock = Clock()
     now, utc, seconds = clock.now(), clock.utc(), clock.seconds()
     await asyncio.sleep(3600)
@@ -26,8 +26,8 @@ async def test_the_clock_moves_with_the_loop() -> None:
 
 
 @given(st.lists(st.integers(-10 * SECOND, 10 * SECOND)))
-def test_what_is_late_is_counted(lates: list[int]) -> None:
-    """Half a second and less is a busy loop; more is a blocked one."""
+def test_late_wake_ups_are_counted(lates: list[int]) -> None:
+    """A wake-up more than half a second late counts as a blocked loop."""
     watchdog = LoopWatchdog()
 
     for late in lates:
@@ -36,8 +36,8 @@ def test_what_is_late_is_counted(lates: list[int]) -> None:
     assert len([late for late in lates if late > SECOND / 2]) == watchdog.blocked
 
 
-def test_it_is_said_once_and_with_the_remedy(caplog: pytest.LogCaptureFixture) -> None:
-    """One warning, whatever happens afterwards, that says for how long and what to do."""
+def test_a_blocked_loop_is_logged_once_with_the_remedy(caplog: pytest.LogCaptureFixture) -> None:
+    """One warning says how long the loop was blocked and what to do."""
     watchdog = LoopWatchdog()
 
     for late in (100_000, 3_200_000, 9_000_000):
@@ -50,7 +50,7 @@ def test_it_is_said_once_and_with_the_remedy(caplog: pytest.LogCaptureFixture) -
     assert "asyncio.to_thread" in record.getMessage()
 
 
-async def test_nothing_is_noticed_where_nothing_blocks(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unblocked_loop_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
     """A client at its ordinary work never wakes late."""
     async with client(vendor()) as c:
         await c.run(smile())
@@ -60,7 +60,7 @@ async def test_nothing_is_noticed_where_nothing_blocks(caplog: pytest.LogCapture
 
 
 async def test_a_blocked_loop_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
-    """A poll that was due while the loop was blocked shows it, in the statistics and in the log."""
+    """The statistics and the log show that a poll was due while the loop was blocked."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualTimeLoop)
     async with client(vendor()) as c:

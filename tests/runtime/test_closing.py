@@ -25,7 +25,7 @@ from tests.support.sandboxed import FACE, Between, avatar, client, clock, smile,
 async def test_a_second_timeout_does_not_break_the_drain(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Two timeouts around a client end its block, and what runs is kept alive to its end."""
+    """Two timeouts around a client end its block, and running tasks are kept to their ends."""
     sandbox = vendor(durations={"ai-smile": Durations.fixed(100.0)})
     waiting: list[asyncio.Task[object]] = []
     began = clock()
@@ -42,8 +42,8 @@ async def test_a_second_timeout_does_not_break_the_drain(
 
 
 @pytest.mark.parametrize("cancels", [1, 2, 5])
-async def test_a_cancelled_block_drains_whatever_comes(cancels: int) -> None:
-    """However often the task is cancelled, it drains once, and is cancelled then."""
+async def test_a_block_that_is_cancelled_again_drains_once(cancels: int) -> None:
+    """A task that is cancelled several times drains once and is cancelled after that."""
     sandbox = vendor()
 
     async def body() -> None:
@@ -63,8 +63,8 @@ async def test_a_cancelled_block_drains_whatever_comes(cancels: int) -> None:
     assert 0 == sandbox.ledger.units_wasted
 
 
-async def test_the_warning_names_the_true_time(caplog: pytest.LogCaptureFixture) -> None:
-    """A drain that was cut short says how long it was, and not how long it might have been."""
+async def test_the_warning_names_the_real_drain_time(caplog: pytest.LogCaptureFixture) -> None:
+    """The warning of a drain that was cut short names the time that it took."""
     c = await client(vendor(), drain=1000).open()
     waiting = asyncio.ensure_future(c.run(avatar()))
     await asyncio.sleep(3)
@@ -80,7 +80,7 @@ async def test_the_warning_names_the_true_time(caplog: pytest.LogCaptureFixture)
 # A fork.
 
 
-async def test_every_call_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_every_call_after_a_fork_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a child process every public call says that the client was opened before the fork."""
     async with client(vendor(), webhook_secret="whsec_" + "A" * 32) as c:
         result = await c.run(smile())
@@ -134,7 +134,7 @@ async def test_every_call_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_batch_is_iterated_in_its_own_loop() -> None:
-    """Another loop gets an error, and does not wait for what cannot come."""
+    """Iterating in another loop raises an error instead of waiting for ever."""
     async with client(vendor()) as c, c.batch(smiles(1)) as batch:
 
         def elsewhere() -> None:
@@ -149,7 +149,7 @@ async def test_a_batch_is_iterated_in_its_own_loop() -> None:
 
 
 def failing(error: Exception) -> Callable[[httpx.Request], Awaitable[None]]:
-    """A network that fails every request so."""
+    """A network that fails every request with an error."""
 
     async def change(request: httpx.Request) -> None:
         raise error
@@ -166,7 +166,7 @@ REASONS = [
 
 
 def unreachable(error: Exception) -> Client:
-    """A client on a network that fails so."""
+    """A client on a network that fails every request."""
     sandbox = vendor()
     return client(sandbox, transport=Between(sandbox.transport(), failing(error)))
 
@@ -174,7 +174,7 @@ def unreachable(error: Exception) -> Client:
 @pytest.mark.parametrize("error", REASONS, ids=str)
 @pytest.mark.parametrize("job", [smile(1), Smile(FACE)], ids=["creation", "registration"])
 async def test_a_timeout_names_the_last_failure(error: Exception, job: Smile) -> None:
-    """`WaitTimeout` tells why the last request of the job failed, which is its cause as well."""
+    """`WaitTimeout` names the last failed request of the job, which is also its cause."""
     async with unreachable(error) as c:
         with pytest.raises(PerfectError) as caught:
             await c.run(job, timeout=5.0)
@@ -188,7 +188,7 @@ async def test_a_timeout_names_the_last_failure(error: Exception, job: Smile) ->
 
 
 async def test_a_timeout_without_a_failure_names_none() -> None:
-    """Where the last request was answered, only the time is to blame."""
+    """`WaitTimeout` names only the time if the last request was answered."""
     async with client(vendor()) as c:
         with pytest.raises(WaitTimeout, match=r"after 3 s\. ") as caught:
             await c.run(smile(), timeout=3.0)
@@ -197,7 +197,7 @@ async def test_a_timeout_without_a_failure_names_none() -> None:
 
 
 async def test_a_failed_poll_is_named_until_it_is_answered() -> None:
-    """A poll that failed is the reason while no other has been answered."""
+    """`WaitTimeout` names a failed poll until another poll is answered."""
     down = True
 
     async def change(request: httpx.Request) -> None:

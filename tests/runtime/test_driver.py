@@ -39,7 +39,7 @@ UPLOAD = ev.Upload(1, 1)
 
 
 async def channel(number: int = 1) -> Channel:
-    """A channel on which nothing is sent."""
+    """A channel that sends nothing."""
     sandbox = vendor()
     timeouts = Timeouts()
     transport = VendorTransport(
@@ -62,7 +62,7 @@ async def channel(number: int = 1) -> Channel:
     ids=["unsent", "unanswered", "malformed", "403", "refused", "picture", "foreign"],
 )
 def test_every_failure_is_an_event(error: Exception, expected: type[ev.Answer]) -> None:
-    """What a command raises becomes an event, without frames that hold pictures."""
+    """An error of a command becomes an event without frames that hold pictures."""
     try:
         raise error
     except type(error) as exc:
@@ -89,13 +89,13 @@ def test_every_failure_is_an_event(error: Exception, expected: type[ev.Answer]) 
     ],
     ids=["one", "group", "nested"],
 )
-def test_foreign_errors_are_named_by_their_kind(error: BaseException, expected: str) -> None:
-    """Their texts may hold secrets, so only their types are named."""
+def test_unknown_errors_are_named_by_their_class(error: BaseException, expected: str) -> None:
+    """An unknown error is named by its class, since its text may hold secrets."""
     assert expected == type_name(error)
 
 
-async def test_a_driver_that_nobody_joined_takes_nothing() -> None:
-    """Without a client there is no host, and so nobody who would do the work."""
+async def test_a_driver_without_a_client_takes_no_work() -> None:
+    """A driver without a client has no host task, so it refuses work."""
     driver = Driver(Scheduler(Limits(), Polling()), ("key", "host"), Clock(), ProcessMemory())
 
     assert not driver.alive
@@ -105,8 +105,8 @@ async def test_a_driver_that_nobody_joined_takes_nothing() -> None:
         driver.start(asyncio.Event().wait)  # type: ignore[arg-type]
 
 
-async def test_work_beside_that_is_cancelled_takes_nothing_along() -> None:
-    """Code of the user's may cancel itself; the tasks are kept all the same."""
+async def test_background_work_that_cancels_itself_ends_no_task() -> None:
+    """Code of the user's that cancels itself does not end the tasks."""
 
     async def work() -> None:
         raise asyncio.CancelledError
@@ -117,8 +117,8 @@ async def test_work_beside_that_is_cancelled_takes_nothing_along() -> None:
         assert (await c.run(smile())).images
 
 
-async def test_a_host_that_is_cancelled_before_it_begins() -> None:
-    """Nobody waits for a host task that will never run."""
+async def test_a_host_task_that_is_cancelled_before_it_begins() -> None:
+    """No caller waits for a host task that will never run."""
     driver = Driver(Scheduler(Limits(), Polling()), ("key", "host"), Clock(), ProcessMemory())
     nowhere = await channel()
     joining = asyncio.ensure_future(driver.join(nowhere.transport, Timeouts(), nowhere.journal))
@@ -130,8 +130,8 @@ async def test_a_host_that_is_cancelled_before_it_begins() -> None:
         await joining
 
 
-async def test_promised_polls_leave_in_their_slot() -> None:
-    """The clock is kept: among hundreds of polls none is late."""
+async def test_reserved_polls_leave_in_their_slot() -> None:
+    """None of hundreds of polls leaves after its slot."""
     sandbox = vendor()
     async with client(sandbox) as c:
         async with c.batch(smiles(60)) as batch:
@@ -141,7 +141,7 @@ async def test_promised_polls_leave_in_their_slot() -> None:
 
 
 async def test_other_users_of_the_key_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """Refusals that our own account does not explain are logged once in five minutes."""
+    """Refusals that the client's own requests do not explain are logged once in five minutes."""
     sandbox = vendor()
     async with client(sandbox) as c:
         sandbox.foreign(250)
@@ -151,11 +151,11 @@ async def test_other_users_of_the_key_are_a_warning(caplog: pytest.LogCaptureFix
     assert 10 == sum(outcome.ok for outcome in outcomes)
     warned = [each for each in caplog.records if each.levelno == logging.WARNING]
     assert 1 == len(warned)
-    assert "used elsewhere" in caplog.text
+    assert "Another program uses this key" in caplog.text
 
 
-async def test_a_picture_that_goes_up_twice_is_not_held() -> None:
-    """A task that is made anew uses the file that is at the vendor already."""
+async def test_a_picture_is_uploaded_once_for_all_tries() -> None:
+    """A task that is created again uses the file that the vendor has already."""
     sandbox = vendor()
     sandbox.script("task", (429, {"status": 429, "error": "Too many requests"}))
     async with client(sandbox) as c:
@@ -170,10 +170,10 @@ async def test_a_picture_that_goes_up_twice_is_not_held() -> None:
 @pytest.mark.parametrize(
     ("count", "usual"), [(1, (60_000_000, 150_000_000)), (2, None)], ids=["one", "two"]
 )
-async def test_the_scheduler_hears_which_tasks_last_alike(
+async def test_the_scheduler_gets_the_kind_of_each_task(
     count: int, usual: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A job comes in with its pictures and the durations that are documented, in microseconds."""
+    """A job is added with its number of pictures and its documented durations, in microseconds."""
     received: list[ev.JobAdded] = []
     receive = Scheduler.receive
 
@@ -195,7 +195,7 @@ async def test_the_scheduler_hears_which_tasks_last_alike(
 async def test_a_job_that_the_scheduler_refuses_is_not_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An error while a job enters goes to the caller, and closing does not wait for the job."""
+    """An error while a job enters is raised to the caller, and closing does not wait for it."""
     c: Client
     async with client(vendor()) as c:
         assert c._session is not None

@@ -1,4 +1,4 @@
-"""What the rows of a ledger say of one job."""
+"""The purchase of one job according to the rows of a ledger."""
 
 import attrs
 import pytest
@@ -25,8 +25,8 @@ def said(*rows: IntentRow | DoneRow, job: Submission = JOB) -> tuple[Purchase, s
     return None if found is None else (found.purchase, found.task_id, found.age)
 
 
-def test_nothing_is_bought_by_nobody() -> None:
-    """No row, and a creation that was refused, leave the job to be bought."""
+def test_a_job_without_a_purchase() -> None:
+    """A job without a row, or with a refused creation, is not bought."""
     assert said() is None
     assert said(intent("refused")) is None
 
@@ -42,26 +42,28 @@ def test_nothing_is_bought_by_nobody() -> None:
         (done(age=5), (Purchase.DONE, "done", 5)),
     ],
 )
-def test_one_row(row: IntentRow | DoneRow, expected: tuple[Purchase, str, int]) -> None:
-    """Each state of a creation is told apart."""
+def test_each_state_of_a_creation(
+    row: IntentRow | DoneRow, expected: tuple[Purchase, str, int]
+) -> None:
+    """Each state of a creation has its own result."""
     assert expected == said(row)
 
 
 def test_the_newest_creation_decides() -> None:
-    """A later purchase replaces an older one, whatever became of that."""
+    """A later creation decides, whatever the outcome of an older one."""
     old, new = intent("doubt", age=9), intent("accepted", task_id="new", age=5)
 
     assert (Purchase.CREATED, "new", 5) == said(old, new) == said(new, old)
     assert (Purchase.CREATED, "new", 5) == said(new, intent("refused", age=1))
 
 
-def test_a_result_counts_before_everything() -> None:
-    """What is done can be fetched, even if a later creation is in doubt."""
+def test_a_result_decides_first() -> None:
+    """A finished task can be fetched even if a later creation is in doubt."""
     assert (Purchase.DONE, "b", 1) == said(done("a", 2), done("b", 1), intent("doubt"))
 
 
 def test_consent_passes_over_doubts_only() -> None:
-    """Who agrees to a second charge still gets a task that is known."""
+    """A caller who agrees to a second charge still gets a task that is known."""
     job = attrs.evolve(JOB, consents=True)
 
     assert said(intent("doubt"), intent("sent", member="dead"), job=job) is None
@@ -71,15 +73,15 @@ def test_consent_passes_over_doubts_only() -> None:
 
 
 def test_a_result_that_is_gone_does_not_count() -> None:
-    """A task that the vendor no longer has is passed over, as creation and as result."""
+    """A task that the vendor no longer has is ignored, as a creation and as a result."""
     rows = done("gone"), intent("accepted", task_id="gone")
 
     assert said(*rows, job=attrs.evolve(JOB, gone="gone")) is None
     assert said(*rows, job=attrs.evolve(JOB, gone="other")) is not None
 
 
-def test_who_created_it() -> None:
-    """A creation names its process, a result none."""
+def test_a_creation_names_its_process() -> None:
+    """A creation names its process; a result does not."""
     created, fetched = bought(JOB, [intent("doubt")], (), NOW), bought(JOB, [done()], (), NOW)
 
     assert created is not None

@@ -36,10 +36,10 @@ async def make_handle(**state: object) -> JobHandle:
     ],
     ids=["waiting", "creating", "running"],
 )
-async def test_abandoned_jobs(
+async def test_an_abandoned_job_names_its_stake(
     state: dict[str, object], error: type[PerfectError], units: float
 ) -> None:
-    """An abandoned job says how far it was and what is at stake, with the cause."""
+    """The error depends on the state of the job, and has the units at stake and the cause."""
     cause = ZeroDivisionError()
 
     found = (await make_handle(**state)).abandoned(cause)
@@ -50,7 +50,7 @@ async def test_abandoned_jobs(
     assert "ZeroDivisionError" in str(found)
 
 
-async def test_the_life_of_a_handle() -> None:
+async def test_the_units_at_stake_follow_the_job() -> None:
     """The units at stake follow the creation, its refusal, the task and its failure."""
     seen: list[float] = []
     handle = await make_handle()
@@ -74,7 +74,7 @@ async def test_the_life_of_a_handle() -> None:
 
 
 async def test_followers_have_subscribers_of_their_own() -> None:
-    """A change of the leader is a change of each follower, and the end is the last one."""
+    """A change of the leader is a change of each follower, and the end is the last change."""
     seen: list[str] = []
     leader, follower = await make_handle(), await make_handle()
     follower.follow(leader)
@@ -91,7 +91,7 @@ async def test_followers_have_subscribers_of_their_own() -> None:
 
 
 async def test_unfinished_tasks_are_named(caplog: pytest.LogCaptureFixture) -> None:
-    """The warning of a client that closes names twenty tasks and counts the others."""
+    """The warning of a closing client names twenty tasks and counts the others."""
     handles = [await make_handle(task_id=f"t{number}") for number in range(22)]
 
     warn_of_unfinished(handles, 30.0)
@@ -102,8 +102,8 @@ async def test_unfinished_tasks_are_named(caplog: pytest.LogCaptureFixture) -> N
     assert "'t20'" not in caplog.text
 
 
-async def test_no_warning_where_nothing_is_left(caplog: pytest.LogCaptureFixture) -> None:
-    """A job that costs nothing yet is dropped without a warning."""
+async def test_a_job_without_a_charge_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """A job that is not charged yet is dropped without a warning."""
     warn_of_unfinished([await make_handle()], 30.0)
 
     assert "" == caplog.text

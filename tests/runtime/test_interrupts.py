@@ -29,7 +29,7 @@ from tests.support.sandboxed import (
 
 
 class Interrupt(BaseException):
-    """An interrupt of the user's own making."""
+    """An interrupt of the user's own class."""
 
 
 INTERRUPTS = [Interrupt, KeyboardInterrupt, SystemExit]
@@ -37,7 +37,7 @@ every_interrupt = pytest.mark.parametrize("error", INTERRUPTS)
 
 
 async def running_beside(sandbox: Sandbox) -> tuple[Client, asyncio.Task[Any]]:
-    """Open another client on the same key, whose task runs."""
+    """Open another client on the same key, which runs a task."""
     other = await client(sandbox).open()
     running = asyncio.ensure_future(other.run(avatar(key="other")))
     while not sandbox.ledger.tasks:  # noqa: ASYNC110 - the sandbox has no event
@@ -82,7 +82,7 @@ async def test_an_interrupt_in_the_source_of_a_batch(kind: str, error: type[Base
 
 @every_interrupt
 async def test_an_interrupt_while_the_source_closes(error: type[BaseException]) -> None:
-    """The batch raises it where its outcomes end."""
+    """The batch raises it after its outcomes."""
 
     async def source() -> AsyncIterator[Job]:
         try:
@@ -100,7 +100,7 @@ async def test_an_interrupt_while_the_source_closes(error: type[BaseException]) 
 
 
 class Odd(os.PathLike[str]):
-    """A path that raises when it is asked for its name."""
+    """A path that raises when its name is asked for."""
 
     def __init__(self, error: type[BaseException]) -> None:
         self.error = error
@@ -111,7 +111,7 @@ class Odd(os.PathLike[str]):
 
 @every_interrupt
 async def test_an_interrupt_in_a_picture(error: type[BaseException]) -> None:
-    """Its job is refused, the batch raises it where the outcomes end, and other jobs go on."""
+    """The job is refused, the batch raises the interrupt at its end, and other jobs go on."""
     sandbox = vendor()
     other, running = await running_beside(sandbox)
     async with client(sandbox) as c:
@@ -128,7 +128,7 @@ async def test_an_interrupt_in_a_picture(error: type[BaseException]) -> None:
 
 
 async def test_an_interrupt_in_a_transport() -> None:
-    """It counts as a poll that failed, which is tried again."""
+    """It counts as a failed poll, which is tried again."""
     failing = 2
 
     async def change(request: httpx.Request) -> None:
@@ -145,7 +145,7 @@ async def test_an_interrupt_in_a_transport() -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_an_interrupt_of_the_program_in_a_transport(error: type[BaseException]) -> None:
-    """It ends the loop, as anywhere else, and those who wait get it as the cause."""
+    """It ends the loop as anywhere else, and waiting callers get it as the cause."""
     causes: list[object] = []
 
     async def change(request: httpx.Request) -> None:
@@ -173,7 +173,7 @@ def test_an_interrupt_of_the_program_in_a_transport(error: type[BaseException]) 
 def test_an_interrupt_before_background_work_begins(
     works: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ends the program at once: closing does not wait for work that never began."""
+    """It ends the program at once, and closing does not wait for work that never began."""
     start, started, times = Driver.start, itertools.count(1), list[float]()
 
     def interrupt() -> NoReturn:
@@ -182,7 +182,7 @@ def test_an_interrupt_before_background_work_begins(
 
     def interrupted(driver: Driver, work: Callable[[], Coroutine[object, object, None]]) -> None:
         if next(started) == works:
-            # Before the first step of the work's task, which the end of the loop cancels.
+            # Raised before the first step of the work's task, which the loop's end cancels.
             asyncio.get_running_loop().call_soon(interrupt)
         start(driver, work)
 
@@ -197,7 +197,7 @@ def test_an_interrupt_before_background_work_begins(
 
     with pytest.raises(KeyboardInterrupt):
         virtual_time.run(main)
-    # anyio does not close the coroutine of a task that never began: warn of it in this test.
+    # anyio does not close the coroutine of a task that never began, which is a warning here.
     gc.collect()
 
     interrupted_at, ended_at = times

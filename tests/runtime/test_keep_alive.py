@@ -1,4 +1,4 @@
-"""The caller is not the keeper: what runs is kept alive, whatever happens to who asked for it."""
+"""Running tasks are kept alive, whatever happens to the callers who wait for them."""
 
 import asyncio
 import contextvars
@@ -38,11 +38,11 @@ from tests.support.virtual_time import run
 REQUEST_OF = contextvars.ContextVar("request_of", default="nobody")
 
 
-# Callers that go away.
+# Callers that leave.
 
 
-async def test_a_caller_that_is_cancelled_costs_nothing() -> None:
-    """A task whose caller is gone is polled to its end."""
+async def test_a_cancelled_caller_loses_no_task() -> None:
+    """The task of a cancelled caller is polled to its end."""
     sandbox = vendor()
     async with client(sandbox) as c:
         caller = asyncio.ensure_future(c.run(smile()))
@@ -57,8 +57,8 @@ async def test_a_caller_that_is_cancelled_costs_nothing() -> None:
     assert 0 == sandbox.ledger.units_wasted
 
 
-async def test_a_caller_that_is_cancelled_before_the_creation() -> None:
-    """Nothing is bought for somebody who is gone."""
+async def test_a_caller_cancelled_before_the_creation_buys_nothing() -> None:
+    """The job of a caller who has gone is not created."""
     sandbox = vendor()
     async with client(sandbox) as c:
         callers = [asyncio.ensure_future(c.run(Smile(FACE, key=str(n)))) for n in range(9)]
@@ -71,8 +71,8 @@ async def test_a_caller_that_is_cancelled_before_the_creation() -> None:
     assert 0 == sandbox.ledger.units_charged
 
 
-async def test_nobody_tries_again_for_a_caller_that_is_gone() -> None:
-    """A failure that may pass is not bought again when nobody waits."""
+async def test_a_failed_task_is_not_created_again_for_a_caller_that_is_gone() -> None:
+    """A failure that may pass is not retried if no caller waits."""
     faults = Faults(engine_errors=1.0, engine_error_codes=("error_inference",))
     sandbox = vendor(faults=faults)
     async with client(sandbox, engine_retries=5) as c:
@@ -83,8 +83,8 @@ async def test_nobody_tries_again_for_a_caller_that_is_gone() -> None:
     assert 1 == sandbox.ledger.units_charged == sandbox.ledger.units_returned
 
 
-async def test_keeping_runs_in_the_context_of_the_opener() -> None:
-    """Polls carry the opener's context variables, and a batch's source the caller's."""
+async def test_polls_run_in_the_context_of_the_opener() -> None:
+    """Polls have the opener's context variables, and a batch's source has the caller's."""
     polled: set[str] = set()
     read: set[str] = set()
 
@@ -111,12 +111,12 @@ async def test_keeping_runs_in_the_context_of_the_opener() -> None:
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was logged as a warning."""
+    """The texts that were logged as warnings."""
     return [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
 
 
-async def test_leaving_waits_for_what_runs(caplog: pytest.LogCaptureFixture) -> None:
-    """On the way out nothing more is created, and what runs is polled to its end."""
+async def test_closing_waits_for_running_tasks(caplog: pytest.LogCaptureFixture) -> None:
+    """A closing client creates no more tasks and polls running ones to their ends."""
     sandbox = vendor()
     async with client(sandbox) as c:
         callers = [asyncio.ensure_future(c.run(smile(n))) for n in range(12)]
@@ -131,8 +131,10 @@ async def test_leaving_waits_for_what_runs(caplog: pytest.LogCaptureFixture) -> 
 
 
 @pytest.mark.parametrize("how", ["returns", "raises", "cancelled", "cancelled natively"])
-async def test_leaving_has_an_end(how: str, caplog: pytest.LogCaptureFixture) -> None:
-    """After `drain` seconds one warning names the tasks and units left, however the body ended."""
+async def test_closing_ends_after_the_drain_time(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After `drain` seconds one warning names the tasks and units left, however the block ended."""
     sandbox = vendor()
     ended: list[BaseException | None] = []
     waiting: list[asyncio.Task[object]] = []
@@ -174,10 +176,10 @@ async def test_leaving_has_an_end(how: str, caplog: pytest.LogCaptureFixture) ->
     assert str(lost.task_id) in caplog.text
 
 
-async def test_a_closing_that_is_cancelled_lets_go_at_once(
+async def test_a_cancelled_closing_ends_at_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A client that is cancelled while it drains leaves nothing running behind."""
+    """A client that is cancelled while it drains leaves no running task behind."""
     c = await client(vendor(), drain=1000).open()
     waiting = asyncio.ensure_future(c.run(avatar()))
     await asyncio.sleep(3)
@@ -193,8 +195,8 @@ async def test_a_closing_that_is_cancelled_lets_go_at_once(
     assert {asyncio.current_task()} == asyncio.all_tasks()
 
 
-async def test_no_drain(caplog: pytest.LogCaptureFixture) -> None:
-    """With `drain=0` closing is at once: what was not created was not bought, and says so."""
+async def test_closing_without_a_drain_is_immediate(caplog: pytest.LogCaptureFixture) -> None:
+    """With `drain=0` closing is immediate, and a job that was not created says so."""
     sandbox = vendor(latency=1.0)
     c = await client(sandbox, drain=0).open()
     callers = [asyncio.ensure_future(c.run(smile(n))) for n in range(40)]
@@ -220,7 +222,7 @@ async def test_no_drain(caplog: pytest.LogCaptureFixture) -> None:
     assert isinstance((await asyncio.gather(question, return_exceptions=True))[0], ClientClosed)
 
 
-async def test_many_tasks_left_are_not_all_named(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_warning_names_twenty_tasks(caplog: pytest.LogCaptureFixture) -> None:
     """The warning names twenty tasks and counts the others."""
     sandbox = vendor(requests=100_000, per_second=100)
     c = await client(sandbox, drain=0, limits=Limits(100_000, 300, 100)).open()
@@ -237,7 +239,7 @@ async def test_many_tasks_left_are_not_all_named(caplog: pytest.LogCaptureFixtur
 
 
 def test_a_loop_that_ends_with_an_open_client(caplog: pytest.LogCaptureFixture) -> None:
-    """`asyncio.run` cancels everything: nobody hangs, and no task is left pending."""
+    """`asyncio.run` cancels everything: no caller hangs, and no task is left pending."""
     ends: list[object] = []
 
     async def forget() -> None:
@@ -256,7 +258,7 @@ def test_a_loop_that_ends_with_an_open_client(caplog: pytest.LogCaptureFixture) 
         ]
         await asyncio.sleep(3)
         assert not any(each.done() for each in waiting)
-        # Just begun, and not one step further.
+        # The task has begun, but has not taken a step.
         ends.append(asyncio.ensure_future(c.close()))
         keep.append(c)
 
@@ -281,10 +283,10 @@ def break_down(monkeypatch: pytest.MonkeyPatch, c: Client, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["due", "receive", "wakes_at"])
-async def test_a_driver_that_fails(
+async def test_a_failed_driver_ends_all_waits(
     what: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Every waiter gets an error of that cause, with its task where there is one; nobody hangs."""
+    """Every caller gets an error with that cause, and with the task if there is one."""
     sandbox = vendor()
     c = await client(sandbox).open()
     caller = asyncio.ensure_future(c.run(smile(77)))
@@ -325,7 +327,7 @@ async def test_a_driver_that_fails(
 
 
 async def test_after_a_failure_a_new_client_can_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A driver that failed serves nobody else."""
+    """A failed driver serves no other client."""
     sandbox = vendor()
     async with client(sandbox) as broken:
         break_down(monkeypatch, broken, "due")
@@ -336,11 +338,11 @@ async def test_after_a_failure_a_new_client_can_be_opened(monkeypatch: pytest.Mo
             assert (await other.run(smile())).images
 
 
-# Transports that fail in ways of their own.
+# Transports with unexpected errors.
 
 
 class Odd(httpx.AsyncBaseTransport):
-    """Raises what no transport should."""
+    """Raises errors that no transport should raise."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -361,7 +363,7 @@ class Odd(httpx.AsyncBaseTransport):
 async def test_a_transport_that_always_fails(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody hangs, whatever a transport of the user's raises; each gets a clear error in time."""
+    """No caller hangs, whatever a transport raises; each gets a clear error in time."""
     async with client(vendor(), transport=Odd(error)) as c:
         with anyio.fail_after(600):
             async with c.batch([smile(), Smile(FACE), avatar()]) as batch:
@@ -378,7 +380,7 @@ async def test_a_transport_that_always_fails(
 
 @pytest.mark.parametrize("error", [RuntimeError(), asyncio.CancelledError()], ids=repr)
 async def test_a_transport_that_fails_now_and_then(error: BaseException) -> None:
-    """A poll that a transport fails is repeated as any other; the task is not lost."""
+    """A poll that a transport fails is repeated like any other, and the task is not lost."""
     polls = 0
 
     async def change(request: httpx.Request) -> None:
@@ -399,8 +401,8 @@ async def test_a_transport_that_fails_now_and_then(error: BaseException) -> None
 # Secrets.
 
 
-async def test_no_secret_is_told(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    """Neither the key nor a signature is in any log, repr or error, whatever goes wrong."""
+async def test_no_secret_is_shown(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    """Neither the key nor a signature is in any log, repr or error, whatever fails."""
     caplog.set_level(logging.DEBUG)
     faults = Faults(
         engine_errors=0.2,
@@ -444,7 +446,7 @@ def frames(error: BaseException) -> list[str]:
     )
 
 
-# Plans that are tight.
+# Full windows and bad networks.
 
 
 @pytest.mark.parametrize(
@@ -464,10 +466,10 @@ def frames(error: BaseException) -> list[str]:
         pytest.param({"polling": Polling(lease=3.0)}, None, 0.2, id="short lease"),
     ],
 )
-async def test_a_tight_plan_goes_on(
+async def test_tasks_are_created_on_a_bad_network(
     settings: dict[str, object], faults: Faults | None, latency: float
 ) -> None:
-    """Where the network asks for more tries than the limits hold, tasks are still created."""
+    """Tasks are still created if the network needs more tries than the limits allow."""
     lease = 3.0 if "polling" in settings else 10.0
     sandbox = vendor(faults=faults, latency=latency, jitter=0.0, lease=lease)
     with anyio.fail_after(5 * 3600):
@@ -491,8 +493,8 @@ async def test_two_refusals_do_not_stop_an_idle_client() -> None:
     assert 60 > clock() - began
 
 
-async def test_an_end_that_cannot_be_read_is_final() -> None:
-    """A success without a usable result ends at once, with what the vendor answered."""
+async def test_an_unreadable_success_is_final() -> None:
+    """A success without a usable result ends at once, with the vendor's answer."""
     sandbox = vendor()
     good = {"status": 200, "data": {"task_status": "success", "results": {"url": ""}}}
     sandbox.script("poll", *[(200, good)] * 400)
@@ -508,8 +510,8 @@ async def test_an_end_that_cannot_be_read_is_final() -> None:
     assert 1 == sandbox.ledger.requests["poll"]
 
 
-async def test_a_last_answer_that_cannot_be_read_is_told() -> None:
-    """What came last is told with the abandonment of a task that was never answered well."""
+async def test_an_abandoned_task_names_its_last_bad_answer() -> None:
+    """The error of an abandoned task names the last answer if none was usable."""
     sandbox = vendor()
     sandbox.script("poll", *[(200, {"status": 200, "data": {}})] * 400)
     async with client(sandbox, polling=Polling(give_up_after=60.0)) as c:
@@ -521,7 +523,7 @@ async def test_a_last_answer_that_cannot_be_read_is_told() -> None:
 
 
 async def test_a_doubt_has_the_request_id() -> None:
-    """What the vendor's support needs is kept where a creation was answered 500."""
+    """The doubt about a creation that was answered 500 has the request id for support."""
     sandbox = vendor()
     sandbox.script("task", (500, {"status": 500, "error": "oops"}))
     async with client(sandbox) as c:
@@ -532,18 +534,18 @@ async def test_a_doubt_has_the_request_id() -> None:
 
 
 async def test_many_slow_uploads_at_once() -> None:
-    """Without a transport of the user's, slow storage is met by many uploads at a time."""
+    """On its own transport the client sends many uploads at a time to a slow storage."""
     assert 24 == _Transport("https://v.example", KEY, timeouts=Timeouts())._slots.value
     given = vendor().transport()
     few = _Transport("https://v.example", KEY, timeouts=Timeouts(), transport=given)
     assert 6 == few._slots.value
 
 
-# What a review found.
+# Rare cases.
 
 
 async def test_stopping_before_the_first_turn_buys_nothing() -> None:
-    """A batch that is stopped or left at once creates nothing, even where no picture is read."""
+    """A batch that is stopped or left at once creates nothing."""
     sandbox = vendor()
     async with client(sandbox) as c:
         async with c.batch(smiles(50)) as batch:
@@ -556,7 +558,7 @@ async def test_stopping_before_the_first_turn_buys_nothing() -> None:
 
 
 async def test_a_batch_that_is_entered_while_the_client_closes() -> None:
-    """It ends with ClientClosed, and takes nobody along on the same key."""
+    """It ends with `ClientClosed`, and does not affect other clients on the key."""
     sandbox = vendor()
     async with client(sandbox) as other:
         going = asyncio.ensure_future(other.run(smile()))
@@ -574,7 +576,7 @@ async def test_a_batch_that_is_entered_while_the_client_closes() -> None:
 
 
 async def test_a_batch_of_a_closed_client_ends() -> None:
-    """A source that waits does not keep the consumer waiting once the client is closed."""
+    """A waiting source does not keep the consumer waiting after the client has closed."""
     sandbox = vendor()
 
     async def endless() -> AsyncIterator[Job]:
@@ -592,7 +594,7 @@ async def test_a_batch_of_a_closed_client_ends() -> None:
 
 
 async def test_a_refused_key_puts_only_its_own_task_at_stake() -> None:
-    """A 401 to each poll of a task has its units at stake; what was never sent has none."""
+    """A 401 to each poll puts the task's units at stake; a job that was never sent has none."""
     refused: list[str] = []
 
     async def change(request: httpx.Request) -> httpx.Response | None:
@@ -612,8 +614,8 @@ async def test_a_refused_key_puts_only_its_own_task_at_stake() -> None:
     assert 1.0 == sum(error.units_at_stake for error in errors)
 
 
-async def test_a_question_that_nobody_waits_for_is_not_sent() -> None:
-    """A cancelled question that has not left does not leave, and no other is kept from it."""
+async def test_a_cancelled_query_is_not_sent() -> None:
+    """A cancelled query that has not left is not sent, and delays no other one."""
     sandbox = vendor()
     sandbox.script("credit", (429, {"status": 429, "error": "Too many requests"}))
     async with client(sandbox) as c:
@@ -631,8 +633,8 @@ async def test_a_question_that_nobody_waits_for_is_not_sent() -> None:
     assert 2 == sandbox.ledger.requests["credit"]
 
 
-async def test_a_deletion_without_an_answer_is_not_done_again() -> None:
-    """What may have been deleted is not deleted again, which would be refused."""
+async def test_a_deletion_without_an_answer_is_not_repeated() -> None:
+    """A deletion that may have worked is not repeated, since it would be refused."""
     sandbox = vendor()
     async with client(sandbox) as c:
         result = await c.run(smile())
@@ -644,7 +646,7 @@ async def test_a_deletion_without_an_answer_is_not_done_again() -> None:
 
 
 async def test_opening_that_fails_closes_the_transport() -> None:
-    """Nothing of a client that was cancelled while it opened stays open."""
+    """A client that was cancelled while it opened leaves nothing open."""
     way = Between(vendor().transport(), lambda _: asyncio.sleep(0))
     closed: list[bool] = []
 

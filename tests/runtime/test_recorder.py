@@ -1,4 +1,4 @@
-"""The recorder of requests: what it keeps of a command and its answer, and how much."""
+"""A recorder keeps the command and answer of each request, up to a limit."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def facts(request: RecordedRequest) -> tuple[object, ...]:
 
 
 def test_a_request_is_kept_with_its_answer() -> None:
-    """Kind, jobs, when it left and was answered, and by what; uploads and ends are no requests."""
+    """A record has the kind, jobs, times and answer; uploads and outcomes are not requests."""
     made = RequestRecorder(lambda now: 0)
     register, submit = ev.Register(1, (7, 8), None), ev.Submit(2, 7)
     poll, rescue, ask = ev.Poll(3, 7), ev.Rescue(4, -1, "ai-smile", "t"), ev.Ask(5, 9)
@@ -40,8 +40,8 @@ def test_a_request_is_kept_with_its_answer() -> None:
     ] == list(map(facts, made.requests()))
 
 
-def test_the_window_is_asked_once_a_second() -> None:
-    """Between two answers each request counts one more."""
+def test_the_window_is_read_once_a_second() -> None:
+    """Each request in between counts one more."""
     asked: list[int] = []
 
     def occupied(now: int) -> int:
@@ -56,8 +56,8 @@ def test_the_window_is_asked_once_a_second() -> None:
     assert [100, 101, 102, 200, 201] == [request.in_window for request in made.requests()]
 
 
-def test_the_newest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that runs for months keeps so many requests and no more."""
+def test_the_newest_requests_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that runs for months keeps a bounded number of requests."""
     monkeypatch.setattr(recorder, "_MOST", 3)
     made = RequestRecorder(lambda now: 0)
     polls = [ev.Poll(number, 1) for number in range(5)]

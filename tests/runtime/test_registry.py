@@ -1,4 +1,4 @@
-"""Jobs come in: new ones, equal ones, and those whose tasks exist already or may."""
+"""Jobs enter the registry: new ones, equal ones, and those that have, or may have, a task."""
 
 import asyncio
 from pathlib import Path
@@ -42,13 +42,15 @@ async def in_doubt(harness: JournalHarness) -> None:
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.1, 3.0])
-async def test_closed_while_it_is_settled(tmp_path: Path, monkeypatch: MP, pause: float) -> None:
-    """A client that closes while it settles a doubt leaves it to the next one."""
+async def test_a_client_that_closes_while_it_settles_a_doubt(
+    tmp_path: Path, monkeypatch: MP, pause: float
+) -> None:
+    """The doubt is left to the next process."""
     harness = JournalHarness(tmp_path, monkeypatch)
     await in_doubt(harness)
     async with harness.client(drain=0.0) as c, c.resume() as batch:
         await asyncio.sleep(pause)
-    # One that was not even begun says only that.
+    # A job that was not begun has no other state.
     assert [SubmissionInDoubt if pause else ClientClosed] == errors([o async for o in batch])
     async with harness.client() as c:
         assert [SubmissionInDoubt] == errors(await resumed(c))
@@ -57,8 +59,10 @@ async def test_closed_while_it_is_settled(tmp_path: Path, monkeypatch: MP, pause
         assert [] == await resumed(c)
 
 
-async def test_withdrawn_while_it_is_settled(tmp_path: Path, monkeypatch: MP) -> None:
-    """Who stops waiting for it changes nothing about it: the next process tells the doubt."""
+async def test_a_caller_that_leaves_while_a_doubt_is_settled(
+    tmp_path: Path, monkeypatch: MP
+) -> None:
+    """The next process still reports the doubt."""
     harness = JournalHarness(tmp_path, monkeypatch)
     await in_doubt(harness)
     async with harness.client() as c:
@@ -70,8 +74,8 @@ async def test_withdrawn_while_it_is_settled(tmp_path: Path, monkeypatch: MP) ->
         assert [SubmissionInDoubt] == errors(await resumed(c))
 
 
-async def test_followed_while_it_is_settled(tmp_path: Path, monkeypatch: MP) -> None:
-    """Submitting it again meanwhile waits for the same end, and the time after creates it."""
+async def test_an_equal_job_while_a_doubt_is_settled(tmp_path: Path, monkeypatch: MP) -> None:
+    """It waits for the same outcome, and only a later one creates the job."""
     harness = JournalHarness(tmp_path, monkeypatch)
     await in_doubt(harness)
     async with harness.client() as c:
@@ -103,7 +107,7 @@ async def test_the_driver_fails_meanwhile(tmp_path: Path, monkeypatch: MP) -> No
     assert (1, 0) == (len(done(outcomes)), len(errors(outcomes)))
 
 
-async def test_jobs_of_another_version(
+async def test_jobs_of_another_version_stay_in_the_journal(
     tmp_path: Path, monkeypatch: MP, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A job that this version cannot make is left as it is, and the others go on."""
@@ -125,8 +129,8 @@ async def test_jobs_of_another_version(
         assert ["ai-hat"] == [each.stored.feature for each in left.values()]
 
 
-async def test_failed_before(tmp_path: Path, monkeypatch: MP) -> None:
-    """A failure that nobody has seen is reported by the next process, and the job is not sent."""
+async def test_an_unseen_failure_is_reported_once(tmp_path: Path, monkeypatch: MP) -> None:
+    """The next process reports a failure that nobody has seen, and does not send the job."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         assert c._session is not None
@@ -142,8 +146,10 @@ async def test_failed_before(tmp_path: Path, monkeypatch: MP) -> None:
 
 
 @pytest.mark.parametrize("journal", [True, False])
-async def test_uploads_of_who_goes_away(tmp_path: Path, monkeypatch: MP, journal: bool) -> None:
-    """A caller that leaves during the upload gets the error, and nothing is bought."""
+async def test_a_caller_that_leaves_during_the_upload(
+    tmp_path: Path, monkeypatch: MP, journal: bool
+) -> None:
+    """The caller gets the error, and nothing is bought."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with (harness.client if journal else harness.plain)() as c:
         running = asyncio.ensure_future(c.run(job(1)))
@@ -156,8 +162,8 @@ async def test_uploads_of_who_goes_away(tmp_path: Path, monkeypatch: MP, journal
     assert 0 == harness.sandbox.ledger.units_charged
 
 
-async def test_after_the_end(tmp_path: Path, monkeypatch: MP) -> None:
-    """A closed client takes nothing in."""
+async def test_a_closed_client_accepts_no_job(tmp_path: Path, monkeypatch: MP) -> None:
+    """A closed client refuses every job."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         pass
@@ -178,6 +184,6 @@ async def test_after_the_end(tmp_path: Path, monkeypatch: MP) -> None:
     ],
     ids=repr,
 )
-def test_what_is_paid_for_is_not_recorded_as_uncharged(expected: str, error: PerfectError) -> None:
-    """A job that ends with units at stake is lost in the journal, not failed without a charge."""
+def test_a_charged_job_is_not_recorded_as_uncharged(expected: str, error: PerfectError) -> None:
+    """A job that ends with units at stake is recorded as lost, not as failed without a charge."""
     assert expected == _end_kind(error, closing=False)

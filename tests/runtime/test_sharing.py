@@ -35,18 +35,19 @@ from perfect_async._time import NEVER, SECOND
 from perfect_async.events import DoneRow, IntentRow, LedgerRow, RequestRow
 from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
 from tests.support.sandboxed import client, smile, smiles, vendor
+from tests.support.virtual_time import VirtualTimeLoop
 
 HOSTS = "https://yce-api-01.makeupar.com", "https://yce-api-01.perfectcorp.com"
 
 
 def members(sandbox: Sandbox, folder: Path, **settings: object) -> tuple[Client, Client]:
-    """Two clients of one key that share its ledger in `folder`, unopened."""
+    """Two unopened clients of one key that share its ledger in `folder`."""
     one, other = (client(sandbox, base_url=host, share=str(folder), **settings) for host in HOSTS)
     return one, other
 
 
 class ScriptedStore:
-    """A ledger of which nobody else knows; `script` may change what its methods do."""
+    """A ledger without other members, whose calls can be made to fail."""
 
     member = "a" * 16
 
@@ -111,7 +112,7 @@ class ScriptedStore:
 
 @pytest.fixture
 def stores(monkeypatch: pytest.MonkeyPatch) -> list[ScriptedStore]:
-    """The stores that clients open in this test, in their order."""
+    """The stores that clients open in this test, in order."""
     opened: list[ScriptedStore] = []
 
     async def open_scripted(_: SharedKey, now: Callable[[], int]) -> ScriptedStore:
@@ -145,10 +146,10 @@ async def test_two_members_keep_to_the_limits_together(tmp_path: Path) -> None:
     assert 60 == sandbox.ledger.units_charged
 
 
-async def test_nobody_polls_for_others_after_the_ledger_was_away(
+async def test_no_member_polls_for_others_after_the_ledger_was_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The member that is back first waits for what the others polled, which they could not tell."""
+    """The first member to return waits for the polls that the others could not write."""
     sandbox = vendor(durations={"ai-smile": Durations.fixed(25.0)})
     one, other = members(sandbox, tmp_path)
     take, away = LocalLedger.take, False
@@ -179,7 +180,7 @@ async def test_nobody_polls_for_others_after_the_ledger_was_away(
 
 
 async def test_a_member_sees_the_others(tmp_path: Path) -> None:
-    """Statistics tell how many processes share the key, and what the others sent."""
+    """Statistics show how many processes share the key, and how many requests the others sent."""
     one, other = members(vendor(), tmp_path)
     async with one, other:
         await one.run(smile(1))
@@ -193,7 +194,7 @@ async def test_a_member_sees_the_others(tmp_path: Path) -> None:
 async def test_a_second_run_waits_for_the_window_of_the_first(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A client that opens on a full window waits, says so once, and loses nothing."""
+    """A client that opens on a full window waits, logs that once, and loses no task."""
     sandbox = vendor(durations={"ai-smile": Durations.fixed(1.0)})
     one, other = members(sandbox, tmp_path)
     async with one, one.batch(smiles(110)) as batch:
@@ -218,7 +219,7 @@ async def test_a_doubt_holds_for_all_members(tmp_path: Path) -> None:
     async with one, other:
         session = other._session
         assert session is not None
-        # As in another process: this one remembers the doubts of all its clients.
+        # As in another process, since one process remembers the doubts of all its clients.
         session.driver.submitter.memory = ProcessMemory()
         with pytest.raises(SubmissionInDoubt):
             await one.run(smile(1))
@@ -233,7 +234,7 @@ async def test_a_doubt_holds_for_all_members(tmp_path: Path) -> None:
 
 
 async def test_a_notification_that_reaches_another_process_ends_the_wait(tmp_path: Path) -> None:
-    """The owner of a task asks for it within a second of a notification elsewhere."""
+    """The owner of a task polls it within a second of a notification elsewhere."""
     sandbox = vendor()
     one, other = members(sandbox, tmp_path)
     loop = asyncio.get_running_loop()
@@ -250,8 +251,8 @@ async def test_a_notification_that_reaches_another_process_ends_the_wait(tmp_pat
         assert 1.5 > loop.time() - began
 
 
-async def test_settings_of_a_split_are_those_of_the_whole(tmp_path: Path) -> None:
-    """Shares of the limits count as the whole where the key is shared."""
+async def test_shares_of_the_limits_count_as_the_whole(tmp_path: Path) -> None:
+    """Shares of the limits count as the whole if the key is shared."""
     sandbox = vendor()
     one, other = members(sandbox, tmp_path, limits=Limits().split(5))
     async with one, other:
@@ -280,8 +281,8 @@ def shared(stores: list[ScriptedStore], **settings: object) -> tuple[Client, San
     return client(sandbox, share="machine", **settings), sandbox
 
 
-async def test_what_is_not_written_is_not_sent(stores: list[ScriptedStore]) -> None:
-    """Where the ledger refuses what was decided nothing leaves, and it is tried again."""
+async def test_unwritten_commands_are_not_sent(stores: list[ScriptedStore]) -> None:
+    """If the ledger refuses the rows of a step, nothing is sent and the step is repeated."""
     one, sandbox = shared(stores)
     async with one:
         stores[0].refuses = 3
@@ -292,7 +293,7 @@ async def test_what_is_not_written_is_not_sent(stores: list[ScriptedStore]) -> N
 
 
 async def test_a_reserved_poll_leaves_without_the_lock(stores: list[ScriptedStore]) -> None:
-    """A running task is kept alive while the lock cannot be had for a long time."""
+    """A running task is kept alive while the lock cannot be taken for a long time."""
     sandbox = vendor()
     one = client(sandbox, share="machine")
     async with one, anyio.create_task_group() as group:
@@ -308,8 +309,36 @@ async def test_a_reserved_poll_leaves_without_the_lock(stores: list[ScriptedStor
     assert 0 == sandbox.ledger.units_wasted
 
 
-async def test_what_was_not_written_at_the_end_was_not_sent(stores: list[ScriptedStore]) -> None:
-    """A loop that ends while a creation is written tells that this one was never sent."""
+@pytest.mark.parametrize(("busy", "waited"), [(5, 0.25), (200, 0.5)])
+async def test_an_overdue_poll_waits_for_the_lock_for_half_a_second(
+    stores: list[ScriptedStore], busy: int, waited: float
+) -> None:
+    """Another process may have sent the poll of a process that stood still."""
+    sandbox = vendor(durations={"ai-smile": Durations.fixed(60.0)}, latency=0.0, jitter=0.0)
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    async with client(sandbox, share="machine") as one:
+        running = asyncio.create_task(one.run(smile(1)))
+        await asyncio.sleep(5)
+        assert one._session is not None
+        driver = one._session.driver
+        reserved_in = (driver.scheduler.reserved_at() - driver._now()) / SECOND
+        stores[0].busy = busy
+        loop.block(reserved_in + 0.4)
+        awake, sent = loop.time(), sandbox.ledger.requests["poll"]
+        while sandbox.ledger.requests["poll"] == sent:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.01)
+
+        assert pytest.approx(waited, abs=0.03) == loop.time() - awake
+        stores[0].busy = 0
+        await running
+    assert 0 == sandbox.ledger.units_wasted
+
+
+async def test_a_creation_that_was_not_written_at_the_end_was_not_sent(
+    stores: list[ScriptedStore],
+) -> None:
+    """A loop that ends while a creation is written records that it was not sent."""
     sandbox = vendor()
     async with client(sandbox, share="machine") as opened:
         await opened.run(smile(1))
@@ -328,10 +357,10 @@ async def test_what_was_not_written_at_the_end_was_not_sent(stores: list[Scripte
 
 
 @pytest.mark.parametrize(("every", "takes"), [(NEVER, 0), (5 * SECOND, 12)])
-async def test_an_idle_member_renews_what_it_is_known_by(
+async def test_an_idle_member_renews_its_row(
     stores: list[ScriptedStore], every: int, takes: int
 ) -> None:
-    """Where silence means death an idle member is never silent for long; else it does nothing."""
+    """It takes steps only if a silent member would count as dead."""
     async with client(vendor(), share="machine") as opened:
         stores[0].renewed_every = every
         await opened.run(smile(1))
@@ -346,7 +375,7 @@ async def test_an_idle_member_renews_what_it_is_known_by(
 async def test_a_process_goes_on_alone_without_its_ledger(
     stores: list[ScriptedStore], where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where the ledger can no longer be used the jobs go on, and one line says why."""
+    """If the ledger can no longer be used, the jobs go on, and one line says why."""
     one, sandbox = shared(stores)
     async with one:
         await one.run(smile(1))
@@ -360,10 +389,10 @@ async def test_a_process_goes_on_alone_without_its_ledger(
     assert f"{where} failed" in caplog.text
 
 
-async def test_a_process_begins_alone_where_there_is_no_ledger(
+async def test_a_process_without_a_ledger_begins_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An ordinary reason, such as a read-only home, is an INFO line and no warning."""
+    """An ordinary reason, such as a read-only home, is logged at INFO and not as a warning."""
 
     async def refuse(*_: object) -> None:
         raise LedgerUnavailable("the home is read-only", ordinary=True)
@@ -380,10 +409,10 @@ async def test_a_process_begins_alone_where_there_is_no_ledger(
     ]
 
 
-async def test_a_busy_ledger_at_opening_is_no_ledger(
+async def test_a_ledger_that_is_locked_at_opening_is_not_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A lock that is held for long when the client opens makes it go on alone."""
+    """A client goes on alone if the lock is held for too long when it opens."""
     made: list[ScriptedStore] = []
 
     async def open_busy(_: SharedKey, now: Callable[[], int]) -> ScriptedStore:
@@ -402,7 +431,7 @@ async def test_a_busy_ledger_at_opening_is_no_ledger(
 async def test_a_server_that_stops_while_the_client_opens_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On a key that other machines share nobody goes on alone because the server hangs."""
+    """A client does not go on alone if the Redis server of its key hangs."""
 
     async def open_busy(_: SharedKey, now: Callable[[], int]) -> ScriptedStore:
         store = ScriptedStore(now)
@@ -417,7 +446,7 @@ async def test_a_server_that_stops_while_the_client_opens_is_refused(
 async def test_a_server_that_cannot_be_used_is_refused_at_opening(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A ledger that was asked for and cannot be reached is a `ConfigurationError`."""
+    """A Redis server that cannot be reached is a `ConfigurationError`."""
 
     async def refuse(*_: object) -> None:
         raise ConfigurationError("no Redis there")
@@ -429,8 +458,8 @@ async def test_a_server_that_cannot_be_used_is_refused_at_opening(
         await one.open()
 
 
-async def test_rows_that_cannot_be_true_change_nothing(stores: list[ScriptedStore]) -> None:
-    """A request that is to leave in 285 years would occupy the window until then."""
+async def test_implausible_rows_are_ignored(stores: list[ScriptedStore]) -> None:
+    """A request of a time in 285 years would occupy the window until then."""
     opened, _ = shared(stores)
     async with opened:
         stores[0].rows = (RequestRow("b" * 16, 1, 2**53, answered=2**53),)
@@ -442,7 +471,7 @@ async def test_rows_that_cannot_be_true_change_nothing(stores: list[ScriptedStor
         assert 10 > opened.statistics().requests_in_window
 
 
-async def test_nothing_is_created_while_the_ledger_does_not_say_whether_it_is_in_doubt(
+async def test_nothing_is_created_while_the_ledger_cannot_be_asked_for_doubts(
     stores: list[ScriptedStore],
 ) -> None:
     """Another process may have created a task for the same job without an answer."""
@@ -457,10 +486,10 @@ async def test_nothing_is_created_while_the_ledger_does_not_say_whether_it_is_in
     assert 1 == sandbox.ledger.units_charged
 
 
-async def test_a_job_that_ends_while_the_ledger_is_asked_waits_for_nobody(
+async def test_a_job_that_ends_while_the_ledger_is_asked_is_over(
     stores: list[ScriptedStore],
 ) -> None:
-    """A client that closes then does not stay open for the task of another process."""
+    """A client that closes does not stay open for another process's task."""
     opened, sandbox = shared(stores, reuse=True)
     asked = anyio.Event()
     errors: list[PerfectError] = []
@@ -490,35 +519,35 @@ async def test_a_job_that_ends_while_the_ledger_is_asked_waits_for_nobody(
 
 
 async def test_a_setting_shows_no_password() -> None:
-    """The URL of a Redis server shows in no repr."""
+    """No repr shows the URL of a Redis server."""
     assert "secret" not in repr(ShareSetting(url="redis://:secret@host"))
     assert sharing.submission is not None
 
 
-def test_a_signed_url_is_told_as_a_digest() -> None:
-    """The ledger tells of a job by digests, whatever its source."""
+def test_the_ledger_has_digests_of_signed_urls() -> None:
+    """The ledger identifies a job by digests, whatever its source."""
     url = "https://pictures.example/a.jpg?X-Amz-Signature=abc"
-    told = sharing.submission(JobSpec.of(Smile(url), None, PLAIN))
+    submission = sharing.submission(JobSpec.of(Smile(url), None, PLAIN))
 
-    assert "pictures" not in f"{told.identity}{told.digest}"
-    assert 64 == len(told.digest)
+    assert "pictures" not in f"{submission.identity}{submission.digest}"
+    assert 64 == len(submission.digest)
 
 
 SIGNED = "https://pictures.example/a.jpg?X-Amz-Signature="
 
 
-def told_of(job: Job) -> tuple[str, str]:
-    """What the ledger tells of `job`, whose pictures are given as bytes or by URL."""
+def in_ledger(job: Job) -> tuple[str, str]:
+    """The identity and digest of `job` in the ledger; its pictures are bytes or URLs."""
     data = [each.source if isinstance(each.source, bytes) else None for each in job.inputs]
     found = [None if each is None else _look_at_bytes(each, job) for each in data]
     first, *more = found or [None]
-    told = sharing.submission(JobSpec.of(job, first, PLAIN, *more))
-    return told.identity, told.digest
+    submission = sharing.submission(JobSpec.of(job, first, PLAIN, *more))
+    return submission.identity, submission.digest
 
 
 @pytest.mark.parametrize("key", [None, "k"])
-def test_jobs_that_differ_are_told_apart(key: str | None) -> None:
-    """Each input counts in its place, a signed URL whole, and so does each parameter."""
+def test_different_jobs_have_different_digests(key: str | None) -> None:
+    """Each input counts in its place, a signed URL as a whole, and so does each parameter."""
     one, two = portrait(1), portrait(2)
     jobs = [
         Feature("a", src=one, ref=two, key=key),
@@ -541,20 +570,20 @@ def test_jobs_that_differ_are_told_apart(key: str | None) -> None:
         Feature("a", {"prompt": "ox"}, key=key),
     ]
 
-    assert len(jobs) == len({told_of(job) for job in jobs})
-    assert all(64 == len(text) for job in jobs for text in told_of(job))
-    assert [told_of(job) for job in jobs] == [told_of(job) for job in jobs]
+    assert len(jobs) == len({in_ledger(job) for job in jobs})
+    assert all(64 == len(text) for job in jobs for text in in_ledger(job))
+    assert [in_ledger(job) for job in jobs] == [in_ledger(job) for job in jobs]
 
 
-def test_a_picture_under_one_key_is_told_by_its_digest() -> None:
-    """A typed job's picture is what its key names, as within one process."""
+def test_pictures_of_one_key_have_their_own_digests() -> None:
+    """The picture of a typed job counts by its digest even if the job has a key."""
     one, two = Smile(portrait(1), key="k"), Smile(portrait(2), key="k")
 
-    assert told_of(one)[0] == told_of(two)[0]
-    assert hashlib.sha256(portrait(1)).hexdigest() == told_of(one)[1] != told_of(two)[1]
+    assert in_ledger(one)[0] == in_ledger(two)[0]
+    assert hashlib.sha256(portrait(1)).hexdigest() == in_ledger(one)[1] != in_ledger(two)[1]
 
 
-async def test_a_member_that_leaves_tells_what_has_ended(tmp_path: Path) -> None:
+async def test_a_leaving_member_writes_which_tasks_have_ended(tmp_path: Path) -> None:
     """The other member polls no task of a client that has closed."""
     sandbox = vendor()
     one, other = members(sandbox, tmp_path)

@@ -46,8 +46,8 @@ FEATURES = st.builds(
 
 
 @given(SMILES | AVATARS, st.none() | st.just("/out"), st.booleans())
-def test_there_and_back(job: Job, save_to: str | None, delete: bool) -> None:
-    """What is written of a job makes the same prepared job again, in another process too."""
+def test_a_stored_job_is_restored(job: Job, save_to: str | None, delete: bool) -> None:
+    """The stored form of a job makes an equal prepared job, in another process too."""
     spec = JobSpec.of(job, None, JobOptions(save_to, delete, (1,)))
     entry = decode(*encode(Entered(1, 0, spec.stored())))
     assert isinstance(entry, Entered)
@@ -55,8 +55,8 @@ def test_there_and_back(job: Job, save_to: str | None, delete: bool) -> None:
     assert job == JobSpec.job_of(entry.stored, None)
 
 
-async def test_a_file(tmp_path: Path) -> None:
-    """A file is known by its absolute path and its digest."""
+async def test_a_stored_file(tmp_path: Path) -> None:
+    """A file is stored by its absolute path and its digest."""
     path = tmp_path / "a.jpg"
     path.write_bytes(face(1))
     job = Smile(path)
@@ -68,8 +68,8 @@ async def test_a_file(tmp_path: Path) -> None:
     assert (None, None) == (again.source, again.picture)
 
 
-async def test_bytes() -> None:
-    """Bytes are not kept; once they are uploaded the file stands for them."""
+async def test_stored_bytes() -> None:
+    """Bytes are not stored; after their upload the vendor's file stands for them."""
     picture = await inspect(face(1), Smile)
     order = JobSpec.of(Smile(face(1)), picture, PLAIN).stored()
     assert ("bytes", None) == (order.kind, order.place)
@@ -77,8 +77,8 @@ async def test_bytes() -> None:
     assert FileId("f") == JobSpec.restored(order, "f", ()).source
 
 
-def test_a_signed_url() -> None:
-    """A signed URL is not kept, and equal ones are not equal jobs."""
+def test_a_stored_signed_url() -> None:
+    """A signed URL is not stored, and equal ones are not equal jobs."""
     signed = Smile("https://a.example/b.jpg?X-Amz-Signature=SECRET")
     spec = JobSpec.of(signed, None, PLAIN)
     assert not spec.sure
@@ -87,8 +87,8 @@ def test_a_signed_url() -> None:
     assert JobSpec.of(attrs.evolve(signed, key="k"), None, PLAIN).sure
 
 
-def test_a_new_signature_is_no_other_picture() -> None:
-    """A key may come again with another signature: nobody knows that the picture is another."""
+def test_a_new_signature_keeps_the_key() -> None:
+    """A key may come again with another signature, since the picture may be the same."""
     spec = JobSpec.of(Smile("https://a.example/b.jpg?X-Amz-Signature=SECRET", key="k"), None, PLAIN)
     restored = JobSpec.restored(spec.stored(), None, ())
 
@@ -96,7 +96,7 @@ def test_a_new_signature_is_no_other_picture() -> None:
 
 
 def order(**changes: object) -> StoredJob:
-    """What is written of a smile, with `changes`."""
+    """The stored form of a smile, with `changes`."""
     made = JobSpec.of(Smile("https://a.example/b.jpg"), None, PLAIN).stored()
     return attrs.evolve(made, **changes)  # type: ignore[arg-type]
 
@@ -104,14 +104,14 @@ def order(**changes: object) -> StoredJob:
 @pytest.mark.parametrize(
     "strange", [{"feature": "ai-hat"}, {"parameters": (("hat", 1),)}, {"parameters": (("key", 1),)}]
 )
-def test_of_another_version(strange: dict[str, object]) -> None:
-    """What this version cannot make is refused."""
+def test_a_job_of_another_version_is_refused(strange: dict[str, object]) -> None:
+    """A stored job that this version cannot make is refused."""
     with pytest.raises(JobRefused):
         JobSpec.restored(order(**strange), None, ())
 
 
-def test_known_by_its_id() -> None:
-    """A task that is attached has no job, and nothing of it is written."""
+def test_an_attached_task_has_no_job() -> None:
+    """A task that is attached has no job and no stored form."""
     spec = JobSpec.attached("ai-smile", "t")
     assert (None, False, 1.0) == (spec.job, spec.sure, spec.units)
     with pytest.raises(AssertionError):
@@ -122,7 +122,7 @@ def test_known_by_its_id() -> None:
 
 
 def test_the_identity_is_the_same_in_every_version() -> None:
-    """Files and journals hold identities: these values are promises."""
+    """File names and journals hold identities, so these values must not change."""
     digest = "0" * 64
     found = [
         identity(Smile("me.jpg"), digest)[:16],
@@ -134,15 +134,15 @@ def test_the_identity_is_the_same_in_every_version() -> None:
 
 
 def test_one_job_one_identity() -> None:
-    """The place of a picture does not matter, nor whether it comes as a file or as bytes."""
+    """The path of a picture does not matter, nor whether it is a file or bytes."""
     digest = "a" * 64
 
     assert identity(Smile("a/me.jpg"), digest) == identity(Smile(b"..."), digest)
     assert re.fullmatch("[0-9a-f]{64}", identity(Smile("me.jpg"), digest))
 
 
-def test_different_jobs_differ() -> None:
-    """Picture, parameters, feature, kind of source: each makes another job."""
+def test_different_jobs_have_different_identities() -> None:
+    """Picture, parameters, feature and kind of source each make another job."""
     a, b = "a" * 64, "b" * 64
     jobs: list[tuple[Job, str | None]] = [
         (Smile("x"), a),
@@ -164,14 +164,14 @@ def test_different_jobs_differ() -> None:
 
 
 def test_a_key_is_the_whole_identity() -> None:
-    """With a key of the user's own neither picture nor parameters count, and none is needed."""
+    """With a key of the user's neither picture nor parameters count, and none is needed."""
     one = identity(Smile("a.jpg", key="user 7"), None)
 
     assert one == identity(Smile("b.jpg", "closed_mouth_smile", key="user 7"), "b" * 64)
 
 
 def test_an_identity_needs_the_picture() -> None:
-    """Without its bytes a picture of ours has no identity."""
+    """A picture on this machine has no identity without its bytes."""
     with pytest.raises(TypeError, match="needs the digest"):
         identity(Smile("me.jpg"), None)
 
@@ -190,7 +190,7 @@ S3 = "X-Amz-Algorithm=A&X-Amz-Credential=C&X-Amz-Date=D&X-Amz-Expires=7200&X-Amz
     ],
 )
 def test_another_signature_is_another_job(one: str, other: str) -> None:
-    """Two URLs that differ in their signatures alone may lead to two pictures."""
+    """Two URLs that differ only in their signatures may lead to two pictures."""
     assert identity(Smile(one), None) != identity(Smile(other), None)
 
 
@@ -202,8 +202,8 @@ def test_another_signature_is_another_job(one: str, other: str) -> None:
         ("https://x/me.jpg?a=1&", "https://x/me.jpg?&a=1"),
     ],
 )
-def test_what_is_not_sent_makes_no_other_job(one: str, other: str) -> None:
-    """A fragment, white space and empty parameters are not part of the picture."""
+def test_parts_of_a_url_that_are_not_sent_do_not_count(one: str, other: str) -> None:
+    """A fragment, white space and empty parameters are not part of the identity."""
     assert identity(Smile(one), None) == identity(Smile(other), None)
 
 
@@ -219,13 +219,13 @@ def test_what_is_not_sent_makes_no_other_job(one: str, other: str) -> None:
     ],
 )
 def test_two_peoples_pictures_are_two_jobs(one: str, other: str) -> None:
-    """A query that may tell pictures apart counts, beside a signature too."""
+    """A query that may identify a picture counts, beside a signature too."""
     assert identity(Smile(one), None) != identity(Smile(other), None)
 
 
 @given(st.text())
 def test_every_url_has_an_identity(text: str) -> None:
-    """No URL is too broken for an identity, lone surrogates included."""
+    """Every URL has an identity, also one with lone surrogates."""
     assert re.fullmatch("[0-9a-f]{64}", identity(Smile(f"https://{text}\ud800"), None))
 
 
@@ -251,14 +251,14 @@ DIFFERENT: list[Job] = [
 
 
 def test_jobs_that_differ_in_anything_have_different_files() -> None:
-    """Also where the key is equal: one result never replaces another's."""
+    """File names differ even if the key is equal, so no result replaces another one."""
     found = {JobSpec.of(job, None, PLAIN).file_identity for job in DIFFERENT}
 
     assert len(DIFFERENT) == len(found)
 
 
 async def test_pictures_with_one_key_have_different_files() -> None:
-    """Pictures that are uploaded are told apart by their bytes."""
+    """The file names of uploaded pictures differ by their bytes."""
     found = {
         JobSpec.of(job, await inspect(job.source, Smile), PLAIN).file_identity
         for job in (Smile(face(1), key="k"), Smile(face(2), key="k"))
@@ -277,7 +277,7 @@ async def test_a_job_from_the_journal_has_the_same_files(job: Job) -> None:
 
 @pytest.mark.parametrize("key", [None, "k"])
 async def test_the_files_of_a_job_are_known_before_it_is_prepared(key: str | None) -> None:
-    """Of several inputs, each by its bytes, its URL, a signed one, or the id of its file."""
+    """Each input counts by its bytes, its URL or its file id."""
     signed = "https://x.example/a.jpg?signature=s"
     urls = ["https://x.example/a.jpg", signed]
     job = Feature("a", src=face(1), ref=urls, mask=FileId("m"), key=key)
@@ -293,8 +293,8 @@ async def test_the_files_of_a_job_are_known_before_it_is_prepared(key: str | Non
 
 
 @given(FEATURES)
-def test_a_feature_there_and_back(job: Feature) -> None:
-    """Path, version, parameters, price and inputs come back from what is written."""
+def test_a_stored_feature_is_restored(job: Feature) -> None:
+    """Path, version, parameters, price and inputs are restored."""
     spec = JobSpec.of(job, None, PLAIN, *[None] * len(job.inputs))
     entry = decode(*encode(Entered(1, 0, spec.stored())))
     assert isinstance(entry, Entered)
@@ -305,7 +305,7 @@ def test_a_feature_there_and_back(job: Feature) -> None:
 
 
 async def test_uploads_of_a_former_process() -> None:
-    """Each input that was uploaded is a file at the vendor; one that was not is not known."""
+    """Each uploaded input has a file at the vendor; the others are unknown."""
     job = Feature("a", src=face(1), ref=[face(2), face(3)])
     pictures = [await inspect(each.source, job) for each in job.inputs]
     stored = JobSpec.of(job, pictures[0], PLAIN, *pictures[1:]).stored()
@@ -316,8 +316,8 @@ async def test_uploads_of_a_former_process() -> None:
     assert [FileId("s"), b"", FileId("r")] == [each.source for each in again.job.inputs]
 
 
-def test_features_differ() -> None:
-    """Path, version, parameters, and the names and order of inputs make another job."""
+def test_different_features_have_different_identities() -> None:
+    """Path, version, parameters, and the names and order of inputs each make another job."""
     a, b = FileId("a"), FileId("b")
     jobs = [
         Feature("a", src=a),
@@ -335,8 +335,8 @@ def test_features_differ() -> None:
     assert len(jobs) == len({identity(job, *[None] * len(job.inputs)) for job in jobs})
 
 
-def test_a_price_is_no_other_job() -> None:
-    """Naming the price later buys nothing again."""
+def test_the_price_is_not_part_of_the_identity() -> None:
+    """A job is not bought again because its price is given later."""
     one, other = Feature("a", {"x": 1}), Feature("a", {"x": 1}, units=3)
     assert identity(one) == identity(other)
 
@@ -352,7 +352,7 @@ def test_a_price_is_no_other_job() -> None:
         (("params", "{}"), ("inputs", '[["Src",null]]')),
     ],
 )
-def test_a_feature_of_another_version(parameters: tuple[tuple[str, str], ...]) -> None:
-    """What this version cannot read is refused, and the job stays in the journal."""
+def test_a_feature_of_another_version_is_refused(parameters: tuple[tuple[str, str], ...]) -> None:
+    """A stored job that this version cannot read is refused and stays in the journal."""
     with pytest.raises(JobRefused):
         JobSpec.job_of(order(feature="a", parameters=parameters), None)

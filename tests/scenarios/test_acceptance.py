@@ -18,7 +18,7 @@ from perfect_async.models import Polling
 
 
 def long(*values: object) -> ParameterSet:
-    """Parameters that are searched with `--long` only."""
+    """Parameters that are used with `--long` only."""
     return pytest.param(*values, marks=pytest.mark.long)
 
 
@@ -38,8 +38,8 @@ async def test_a_bad_night_costs_only_the_tasks_that_never_end(seed: int, jobs: 
 
 @pytest.mark.parametrize("name", COLUMNS)
 @pytest.mark.parametrize("load", [0, long(1), long(8)], ids=lambda load: LOADS[load].name)
-def test_loads_that_stay_as_they_are_lose_nothing(load: int, name: str) -> None:
-    """However it is insured, nothing is lost or refused, and the time is near the reference."""
+def test_steady_loads_lose_nothing(load: int, name: str) -> None:
+    """With any insurance nothing is lost or refused, and the time is near the reference."""
     column = COLUMNS[name]
 
     run = one(Case(load, column.insured, column.warm, seed=7))
@@ -67,23 +67,23 @@ def some(load: Load, insured: float, *, known: int = 0) -> Outcome:
     "known", [pytest.param(0, id="cold"), pytest.param(60, id="warm", marks=pytest.mark.long)]
 )
 @pytest.mark.parametrize("load", FOOLING, ids=lambda load: load.name)
-def test_the_default_loses_nothing_to_what_it_insures(load: Load, known: int) -> None:
-    """Durations that change up to 120 s fool nobody, whatever was seen before."""
+def test_the_default_loses_nothing_up_to_120_s(load: Load, known: int) -> None:
+    """Durations that change up to 120 s lose nothing, whatever was observed before."""
     run = some(load, Polling().insured, known=known)
 
     assert (0, 0) == (run.lost, run.refused)
 
 
 @pytest.mark.parametrize("load", [BEYOND[0], *map(long, BEYOND[1:])], ids=lambda load: load.name)
-def test_the_strict_form_loses_nothing_to_anything(load: Load) -> None:
-    """Where every task is insured until it is given up, no slowdown costs one."""
+def test_the_strict_setting_loses_nothing(load: Load) -> None:
+    """If every task is insured until it is given up, no slowdown costs one."""
     run = some(load, Polling().give_up_after)
 
     assert (0, 0) == (run.lost, run.refused)
 
 
 def test_the_durations_known_are_of_other_seeds() -> None:
-    """150 are known, as they were before the load, the same for a seed and never the load's own."""
+    """150 are known from before the load, the same for a seed and never the load's own."""
     for load in EVERY:
         known = load.known(1)
         assert 150 == len(known)
@@ -92,8 +92,8 @@ def test_the_durations_known_are_of_other_seeds() -> None:
     assert 60 > max(FOOLING[1].known(1))
 
 
-def test_a_column_tells_what_is_not_as_it_should_be(capsys: pytest.CaptureFixture[str]) -> None:
-    """A mean over the tolerance, a loss and a refusal are named; what is better is not."""
+def test_a_column_names_its_failures(capsys: pytest.CaptureFixture[str]) -> None:
+    """It names a mean over the tolerance, a loss and a refusal, and nothing that is better."""
     column = COLUMNS["strict"]
     rows = [[Run(1.04 * mean, 50, 0, 0)] for mean in column.reference]
     assert [] == ratios(column, rows)
@@ -111,8 +111,8 @@ def test_a_column_tells_what_is_not_as_it_should_be(capsys: pytest.CaptureFixtur
     )
 
 
-def test_only_the_small_batch_has_a_target_where_30_s_are_insured() -> None:
-    """The design's last column insured nothing, so only 50 smiles are held to a number."""
+def test_with_30_s_insured_only_the_small_batch_has_a_target() -> None:
+    """The design's last column insured nothing, so only 50 smiles have a target."""
     column = COLUMNS["30"]
     rows = [[Run(1.64, 50, 0, 0)], *[[Run(9.0, 200, 0, 0)] for _ in LOADS[1:]]]
 
@@ -120,8 +120,8 @@ def test_only_the_small_batch_has_a_target_where_30_s_are_insured() -> None:
     assert 1 == len(ratios(column, [[Run(1.66, 50, 0, 0)], *rows[1:]]))
 
 
-def test_what_is_not_insured_may_be_lost(capsys: pytest.CaptureFixture[str]) -> None:
-    """A slowdown beyond what a column insures is reported, and no failure; a refusal is one."""
+def test_losses_beyond_the_insurance_are_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    """A slowdown beyond it is reported; a refusal is a failure."""
     told = ways(["strict", "cold", "30"])
     assert ["strict", "strict, warm", "insured 120, cold", "insured 30, warm"] == [
         column.title for column in told
@@ -140,7 +140,7 @@ def test_what_is_not_insured_may_be_lost(capsys: pytest.CaptureFixture[str]) -> 
 def test_a_certificate_counts_the_tasks_of_every_load(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As many seeds as make the tasks, none of which the table uses; one in 10,000 may be lost."""
+    """It uses seeds that the table does not use; one task in 10,000 may be lost."""
     asked: list[Case] = []
     lossy = {0}
 
@@ -161,8 +161,8 @@ def test_a_certificate_counts_the_tasks_of_every_load(
     assert "not as it should be: more than 1 of 10,000" in capsys.readouterr().out
 
 
-def test_a_column_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
-    """A column that the table does not have is refused before anything is measured."""
+def test_an_unknown_column_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is refused before anything is measured."""
     with pytest.raises(SystemExit) as left:
         table.main(["--columns", "strict,loose"])
 
@@ -170,8 +170,8 @@ def test_a_column_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert "'loose' is none of strict, cold, warm, 30" in capsys.readouterr().err
 
 
-def test_the_bound_is_what_the_design_says() -> None:
-    """A window holds 250 requests, a second five; what is beyond waits for the next window."""
+def test_the_lower_bound_of_the_time() -> None:
+    """A window holds 250 requests, a second five; the others wait for the next window."""
     assert 12.0 == bound([12.0])
     # 1 registration, 5 creations, 5 polls, at 5 a second: the longest task takes longer.
     assert 9.0 == bound([9.0] * 5)

@@ -75,7 +75,7 @@ def skin(**more: object) -> Feature:
 
 
 def tones(**more: object) -> Feature:
-    """Make an analysis whose answer holds no URL."""
+    """Make an analysis whose answer has no URL."""
     return Feature("skin-tone-analysis", **{"src": FACE, **more})  # type: ignore[arg-type]
 
 
@@ -100,8 +100,8 @@ JOBS = {
 
 
 @pytest.mark.parametrize("name", JOBS)
-async def test_the_eight(name: str, tmp_path: Path) -> None:
-    """Each feature of the sandbox runs, is charged once, and its files are saved whole."""
+async def test_every_feature_of_the_sandbox_runs(name: str, tmp_path: Path) -> None:
+    """Each is charged once, and its files are saved whole."""
     job, kinds, units = JOBS[name]
     sandbox = vendor()
     async with client(sandbox) as c:
@@ -109,7 +109,7 @@ async def test_the_eight(name: str, tmp_path: Path) -> None:
         files = await result.save(tmp_path)
 
     [task] = sandbox.ledger.tasks
-    # A result may be PNG where its URL says JPEG.
+    # A result may be PNG although its URL says JPEG.
     assert kinds == [".jpg" if kinds == [".jpg"] else file.suffix for file in files]
     assert (name, "success", units) == (task.feature, task.state, task.units)
     assert units == sandbox.ledger.units_charged
@@ -119,8 +119,8 @@ async def test_the_eight(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", JOBS)
-async def test_kept_alive(name: str) -> None:
-    """A task that takes long is polled within its lease, whatever its path and version."""
+async def test_a_long_task_of_any_feature_is_kept_alive(name: str) -> None:
+    """It is polled within its lease, whatever its path and version."""
     sandbox = vendor(durations={name: Durations.fixed(90.0)})
     async with client(sandbox) as c:
         await c.run(JOBS[name][0])
@@ -129,8 +129,8 @@ async def test_kept_alive(name: str) -> None:
     assert {"success": 1} == sandbox.ledger.tasks_by_state
 
 
-async def test_a_batch_of_all(tmp_path: Path) -> None:
-    """Features and typed jobs share a batch, a journal, and one window."""
+async def test_a_batch_mixes_features(tmp_path: Path) -> None:
+    """Features and typed jobs share a batch, a journal and one window."""
     sandbox = vendor()
     jobs = [*(job for job, _, _ in JOBS.values()), Studio(FACE, STYLE, 2)]
     async with (
@@ -145,7 +145,7 @@ async def test_a_batch_of_all(tmp_path: Path) -> None:
 
 
 async def test_scores_are_raw_and_masks_are_files() -> None:
-    """What has a URL is a file; what has none is in the raw answer."""
+    """Parts of the answer with a URL are files; the others are only in `raw`."""
     async with client(vendor()) as c:
         result = await c.run(skin())
 
@@ -156,7 +156,7 @@ async def test_scores_are_raw_and_masks_are_files() -> None:
 
 
 async def test_colours_are_saved_as_json(tmp_path: Path) -> None:
-    """An answer without a URL has no files, and is saved as it came."""
+    """An answer without a URL has no files, and is saved as JSON."""
     async with client(vendor()) as c:
         result = await c.run(tones())
         [path] = await result.save(tmp_path / "colours.json")
@@ -166,8 +166,8 @@ async def test_colours_are_saved_as_json(tmp_path: Path) -> None:
     assert result.raw == json.loads(path.read_text("utf-8"))
 
 
-async def test_a_zip_is_whole(tmp_path: Path) -> None:
-    """The archive that was saved can be opened."""
+async def test_a_saved_zip_is_whole(tmp_path: Path) -> None:
+    """The archive can be opened."""
     async with client(vendor()) as c:
         result = await c.run(Feature("skin-analysis", SKIN, src=FACE))
         [path] = await result.save(tmp_path / "scores.zip")
@@ -189,8 +189,8 @@ async def test_six_pictures_cost_one_registration() -> None:
 
 
 @pytest.mark.parametrize("number", range(6))
-async def test_placeholders_are_the_ids(number: int) -> None:
-    """Each placeholder is sent as the id of its input, whichever upload is the slowest."""
+async def test_placeholders_are_sent_as_ids(number: int) -> None:
+    """Each placeholder is the id of its input, whichever upload is the slowest."""
     seen = 0
 
     async def slow(request: httpx.Request) -> httpx.Response | None:
@@ -209,8 +209,8 @@ async def test_placeholders_are_the_ids(number: int) -> None:
     assert 7 == seen
 
 
-async def test_more_pictures_than_a_call_holds() -> None:
-    """A job with more pictures than one registration holds is prepared in several."""
+async def test_many_pictures_need_several_registrations() -> None:
+    """A job with more pictures than one call can register uses several."""
     refs = [face(number) for number in range(45)]
     job = Feature(
         "2d-vto/ring",
@@ -231,8 +231,8 @@ async def test_more_pictures_than_a_call_holds() -> None:
     assert [] == sandbox.ledger.violations
 
 
-async def test_told_by_a_webhook() -> None:
-    """A notification ends the wait for any feature, as it names the task alone."""
+async def test_a_webhook_ends_the_wait_for_any_feature() -> None:
+    """A notification names only the task, so it works for any feature."""
     endpoint = make_endpoint(lifts=True, durations={"skin-analysis@v2.1": Durations.fixed(33.3)})
     async with open_client(endpoint, "webhook") as c:
         result = await c.run(skin())
@@ -241,8 +241,8 @@ async def test_told_by_a_webhook() -> None:
     assert 1 == endpoint.sandbox.ledger.requests["poll"]
 
 
-async def test_a_step_before_the_task() -> None:
-    """What precedes a task is a task of its own, at a path of its own."""
+async def test_a_preparing_step_is_a_task_of_its_own() -> None:
+    """It has a path of its own."""
     faces = {"url": "https://x.example/a.jpg", "faces": [{"bbox": [1, 2, 3, 4]}]}
 
     async def prepared(request: httpx.Request) -> httpx.Response | None:
@@ -261,7 +261,7 @@ async def test_a_step_before_the_task() -> None:
 
 
 async def test_urls_and_ids_need_no_upload() -> None:
-    """A file that is at the vendor and URLs are sent as they are; a list has one kind of both."""
+    """File ids and URLs are sent unchanged; a list has only one of the two."""
     sandbox = vendor()
     url = "https://pictures.example/{}.jpg".format
     async with client(sandbox) as c:
@@ -285,7 +285,7 @@ async def test_urls_and_ids_need_no_upload() -> None:
 
 
 async def test_a_broken_input_sends_nothing() -> None:
-    """One input that is no picture refuses the job before anything is registered."""
+    """A job with one input that is not a picture is refused before any registration."""
     sandbox = vendor()
     async with client(sandbox) as c:
         with pytest.raises(PictureRefused, match="unknown type"):
@@ -294,8 +294,8 @@ async def test_a_broken_input_sends_nothing() -> None:
     assert 0 == sandbox.ledger.requests.total()
 
 
-async def test_an_older_path_for_files() -> None:
-    """Where the universal path is missing files are registered on the feature's, slash and all."""
+async def test_files_are_registered_at_the_features_path() -> None:
+    """It is used if the common path is missing, also for a path with a slash."""
     sandbox = vendor(universal_path=False)
     async with client(sandbox) as c:
         await c.run(ring())
@@ -304,8 +304,8 @@ async def test_an_older_path_for_files() -> None:
     assert {"success": 2} == sandbox.ledger.tasks_by_state
 
 
-async def test_a_large_video_is_no_picture(tmp_path: Path) -> None:
-    """A video may be larger than any picture, and has a limit and a time of its own."""
+async def test_a_video_has_limits_of_its_own(tmp_path: Path) -> None:
+    """A video may be larger than a picture, and has another timeout."""
     path = tmp_path / "film.mp4"
     with path.open("wb") as file:
         file.write(VIDEO[:24] + (12 * 2**20).to_bytes(4, "big") + b"mdat")
@@ -321,11 +321,11 @@ async def test_a_large_video_is_no_picture(tmp_path: Path) -> None:
     assert {"success": 1} == sandbox.ledger.tasks_by_state
 
 
-# Money.
+# Prices and charges.
 
 
-async def test_an_unknown_price_under_a_limit() -> None:
-    """A spending limit cannot count an unknown price: it asks for it, and a known one counts."""
+async def test_a_spending_limit_needs_a_price() -> None:
+    """A job without a price is refused, and a given one counts."""
     sandbox = vendor()
     async with client(sandbox, max_units=30) as c:
         with pytest.raises(JobRefused, match="pass units="):
@@ -337,17 +337,17 @@ async def test_an_unknown_price_under_a_limit() -> None:
     assert 20 == sandbox.ledger.units_charged
 
 
-async def test_an_estimate() -> None:
-    """The price list counts where it names one price; else a price has to be given."""
+async def test_an_estimate_of_any_feature() -> None:
+    """The price list counts if it has a single price; otherwise `units=` is needed."""
     async with client(vendor()) as c:
         assert 22 == (await c.estimate([tones(), JOBS["cloth-v4"][0]])).units
         assert 12 == (await c.estimate([skin(units=12)])).units
-        with pytest.raises(JobRefused, match=r"names no single price of skin-analysis@v2\.1"):
+        with pytest.raises(JobRefused, match=r"has no single price for skin-analysis@v2\.1"):
             await c.estimate([skin(units=None)])
 
 
-async def test_a_failure_gives_the_units_back() -> None:
-    """What the engine refuses is not charged in the end, and may be tried again."""
+async def test_a_failure_returns_the_units() -> None:
+    """A task on which the engine failed costs nothing in the end, and may be tried again."""
     sandbox = vendor(faults=Faults(engine_errors=1.0, engine_error_codes=("error_inference",)))
     async with client(sandbox) as c:
         with pytest.raises(TaskFailed, match="error_inference"):
@@ -370,7 +370,7 @@ async def test_a_lost_answer_is_not_bought_again() -> None:
 
 
 async def test_a_success_without_results() -> None:
-    """A success that holds nothing ends with an error that has the answer, not at the deadline."""
+    """It ends at once with an error that has the answer."""
     sandbox = vendor()
 
     async def emptied(request: httpx.Request) -> httpx.Response | None:
@@ -386,8 +386,8 @@ async def test_a_success_without_results() -> None:
 # Other processes.
 
 
-async def test_attached_by_its_path() -> None:
-    """A task from elsewhere is kept alive and fetched by path and version."""
+async def test_attaching_by_path_and_version() -> None:
+    """A task from elsewhere is kept alive and fetched."""
     sandbox = vendor()
     async with client(sandbox) as c:
         result = await c.run(skin())
@@ -401,8 +401,8 @@ async def test_attached_by_its_path() -> None:
 
 
 @pytest.mark.parametrize("path", ["../credit", "/skin-analysis", "a?b", "task/delete", 3, Feature])
-async def test_attached_to_nothing(path: object) -> None:
-    """What is no path of a feature is refused before a request."""
+async def test_attaching_to_a_wrong_path_is_refused(path: object) -> None:
+    """It is refused before a request."""
     sandbox = vendor()
     async with client(sandbox) as c:
         with pytest.raises(ConfigurationError, match="feature"):
@@ -414,7 +414,7 @@ async def test_attached_to_nothing(path: object) -> None:
 async def crashed(
     harness: JournalHarness, job: Feature, seconds: float, *, fit: bool = False
 ) -> None:
-    """Run `job` for so long, then end as a killed process does."""
+    """Run `job` for so long, then end like a killed process."""
     c = await harness.client(fit=fit).open()
     working = asyncio.ensure_future(c.run(job))
     await asyncio.wait([working], timeout=seconds)
@@ -423,8 +423,10 @@ async def crashed(
 
 @pytest.mark.parametrize("seconds", [2.5, 6.0])
 @pytest.mark.parametrize("name", ["skin-analysis@v2.1", "text-to-image/youcam", "2d-vto/ring"])
-async def test_resumed(tmp_path: Path, monkeypatch: MP, name: str, seconds: float) -> None:
-    """A running task of a former process is found again by path and version, and not bought."""
+async def test_a_running_feature_is_resumed(
+    tmp_path: Path, monkeypatch: MP, name: str, seconds: float
+) -> None:
+    """A former process's task is found by path and version, and not bought again."""
     harness = JournalHarness(tmp_path, monkeypatch, durations={name: Durations.fixed(12.0)})
     await crashed(harness, JOBS[name][0], seconds)
     async with harness.client() as c:
@@ -436,8 +438,10 @@ async def test_resumed(tmp_path: Path, monkeypatch: MP, name: str, seconds: floa
 
 
 @pytest.mark.parametrize("seconds", [0.1, 0.3, 0.4])
-async def test_resumed_before_its_creation(tmp_path: Path, monkeypatch: MP, seconds: float) -> None:
-    """A job whose pictures were files is created by the next process, placeholders and all."""
+async def test_a_feature_is_resumed_before_its_creation(
+    tmp_path: Path, monkeypatch: MP, seconds: float
+) -> None:
+    """The next process creates it from its files, placeholders included."""
     paths = [tmp_path / f"{number}.jpg" for number in range(6)]
     for number, path in enumerate(paths):
         path.write_bytes(face(number))
@@ -458,8 +462,8 @@ async def test_resumed_before_its_creation(tmp_path: Path, monkeypatch: MP, seco
     assert [] == ledger.violations
 
 
-async def test_resumed_without_its_bytes(tmp_path: Path, monkeypatch: MP) -> None:
-    """Bytes that were not uploaded are lost with the process; nothing is bought."""
+async def test_bytes_that_were_not_uploaded_are_lost(tmp_path: Path, monkeypatch: MP) -> None:
+    """They are lost with the process, and nothing is bought."""
     harness = JournalHarness(tmp_path, monkeypatch)
     await crashed(harness, ring(), 0.1)
     async with harness.client() as c:
@@ -469,8 +473,10 @@ async def test_resumed_without_its_bytes(tmp_path: Path, monkeypatch: MP) -> Non
     assert 0 == harness.sandbox.ledger.requests["task"]
 
 
-async def test_resumed_under_a_limit(tmp_path: Path, monkeypatch: MP) -> None:
-    """What is to be created needs a price, also where a former process had no limit."""
+async def test_a_resumed_feature_needs_a_price_under_a_limit(
+    tmp_path: Path, monkeypatch: MP
+) -> None:
+    """A job that is created again needs a price, even if the former process had no limit."""
     path = tmp_path / "me.jpg"
     path.write_bytes(FACE)
     harness = JournalHarness(tmp_path, monkeypatch)
@@ -482,8 +488,8 @@ async def test_resumed_under_a_limit(tmp_path: Path, monkeypatch: MP) -> None:
     assert 0 == harness.sandbox.ledger.requests["task"]
 
 
-async def test_bought_once_with_a_journal(tmp_path: Path) -> None:
-    """An equal job with inputs is fetched again; words alone are another try."""
+async def test_an_equal_feature_is_fetched_again(tmp_path: Path) -> None:
+    """A job with inputs is fetched again; one with only text is bought again."""
     sandbox = vendor()
     for _ in range(2):
         async with client(sandbox, journal=tmp_path / "jobs.db") as c:
@@ -493,8 +499,8 @@ async def test_bought_once_with_a_journal(tmp_path: Path) -> None:
     assert 3 == sandbox.ledger.requests["task"]
 
 
-async def test_saved_again_from_the_disk(tmp_path: Path) -> None:
-    """A batch that is run again finds what it saved, JSON too, and buys nothing."""
+async def test_a_batch_finds_its_saved_files(tmp_path: Path) -> None:
+    """A repeated batch finds all its files, JSON included, and buys nothing."""
     sandbox = vendor()
     files = []
     for _ in range(2):
@@ -510,7 +516,7 @@ async def test_saved_again_from_the_disk(tmp_path: Path) -> None:
 
 
 async def test_a_shared_file_outlives_the_first_task(tmp_path: Path) -> None:
-    """A garment that several jobs name is deleted with the last of them."""
+    """A file that several jobs use is deleted with the last of them."""
     sandbox = vendor()
     async with client(sandbox) as c:
         first = await c.run(JOBS["generative-fill"][0])
@@ -527,8 +533,8 @@ async def test_a_shared_file_outlives_the_first_task(tmp_path: Path) -> None:
     assert 3 == sandbox.ledger.requests["delete"]
 
 
-async def test_a_third_class() -> None:
-    """A class of its own has its price, its styles and its pictures."""
+async def test_the_studio_class() -> None:
+    """It has its price, its styles and its pictures."""
     sandbox = vendor()
     async with client(sandbox) as c:
         result = await c.run(Studio(FACE, STYLE, output_count=3))
@@ -541,18 +547,18 @@ async def test_a_third_class() -> None:
     assert 2 == sandbox.ledger.units_charged
 
 
-def test_a_client_is_needed() -> None:
-    """Making a job sends nothing."""
+def test_making_a_job_sends_nothing() -> None:
+    """A job needs a client to run."""
     assert "Feature('skin-tone-analysis', {}, src=<" in repr(tones())
     assert isinstance(client(vendor()), Client)
 
 
-# Handles, memory, and pictures that are objects or made to fit.
+# Tasks, results in memory, and pictures that are objects or converted.
 
 
 @pytest.mark.parametrize("name", ["skin-analysis@v2.1", "2d-vto/ring", "text-to-image/youcam"])
-async def test_a_handle_of_any_feature(name: str) -> None:
-    """`submit` tells of all pictures at once; `task` and `status` take a path and a version."""
+async def test_tasks_of_any_feature(name: str) -> None:
+    """`submit` has all pictures at once; `task` and `status` take a path and a version."""
     path, _, version = name.partition("@")
     where = {"version": version} if version else {}
     sandbox = vendor(durations={name: Durations.fixed(30.0)})
@@ -580,22 +586,22 @@ async def test_a_handle_of_any_feature(name: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["v1.0", "../v2.0", "", None])
-async def test_handles_of_nothing(version: str) -> None:
-    """A path or a version that is none is refused before a request."""
+async def test_wrong_paths_and_versions_are_refused(version: str) -> None:
+    """They are refused before a request."""
     sandbox = vendor()
     async with client(sandbox) as c:
         with pytest.raises(ConfigurationError, match="version"):
             _ = c.task("skin-analysis", "id", version=version)
         with pytest.raises(ConfigurationError, match="version"):
             await c.status("skin-analysis", "id", version=version)
-        with pytest.raises(ConfigurationError, match="no path of a feature"):
+        with pytest.raises(ConfigurationError, match="not the path of a feature"):
             _ = c.task("../credit", "id")
 
     assert 0 == sandbox.ledger.requests.total()
 
 
 async def test_a_status_at_another_path() -> None:
-    """The vendor knows a task at its path and version alone."""
+    """The vendor knows a task only at its own path and version."""
     async with client(vendor()) as c:
         task = await c.submit(skin())
         with pytest.raises(TaskExpired):
@@ -605,7 +611,7 @@ async def test_a_status_at_another_path() -> None:
 
 @pytest.mark.parametrize("name", JOBS)
 async def test_results_in_memory(name: str, tmp_path: Path) -> None:
-    """`read` gives the files that `save` writes, but for the answer itself, which is `raw`."""
+    """`read` returns the files that `save` writes, except for the JSON of `raw`."""
     async with client(vendor()) as c:
         result = await c.run(JOBS[name][0])
         data = await result.read()
@@ -618,7 +624,7 @@ async def test_results_in_memory(name: str, tmp_path: Path) -> None:
 
 
 async def test_results_in_memory_when_the_urls_have_expired() -> None:
-    """Fresh URLs are asked for at the feature's path and version."""
+    """New URLs are asked for at the feature's path and version."""
     sandbox = vendor()
     async with client(sandbox) as c:
         result = await c.run(skin())
@@ -627,7 +633,7 @@ async def test_results_in_memory_when_the_urls_have_expired() -> None:
 
 
 async def test_inputs_that_are_objects(tmp_path: Path) -> None:
-    """Binary files, bytes in any form and images of Pillow's are inputs of any feature."""
+    """Binary files, all kinds of bytes and Pillow images are inputs of any feature."""
     path = tmp_path / "me.jpg"
     path.write_bytes(FACE)
     image = Image.open(io.BytesIO(face(2)))
@@ -654,7 +660,7 @@ async def test_inputs_that_are_objects(tmp_path: Path) -> None:
 
 
 async def test_a_video_from_a_file_object() -> None:
-    """It may be as large as a video may, and it can be uploaded alone."""
+    """It may have the size of a video, and can be uploaded alone."""
     video = VIDEO[:24] + (20 << 20).to_bytes(4, "big") + b"mdat"
     video = video.ljust(24 + (20 << 20), b"\1")
     sandbox = vendor()
@@ -668,7 +674,7 @@ async def test_a_video_from_a_file_object() -> None:
 
 
 def turned() -> bytes:
-    """The face on its side, which its EXIF data says."""
+    """The face on its side, with EXIF data that says so."""
     file = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -700,7 +706,7 @@ def _inputs(job: Feature) -> dict[str, object]:
 
 
 async def test_a_video_is_not_made_to_fit() -> None:
-    """`fit` leaves a video as it is."""
+    """`fit` leaves a video unchanged."""
     async with client(vendor(), fit=True) as c:
         result = await c.run(Feature("video-sr", {"dst_duration": 5}, src=VIDEO))
 
@@ -708,8 +714,10 @@ async def test_a_video_is_not_made_to_fit() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.1, 0.3, 0.4])
-async def test_resumed_and_made_to_fit(tmp_path: Path, monkeypatch: MP, seconds: float) -> None:
-    """The next process makes the same pictures of the files, and creates the job with them."""
+async def test_a_resumed_feature_is_made_to_fit(
+    tmp_path: Path, monkeypatch: MP, seconds: float
+) -> None:
+    """The next process converts the files in the same way, and creates the job."""
     paths = [tmp_path / f"{number}.jpg" for number in range(3)]
     for path, data in zip(paths, [turned(), face(1), turned()], strict=True):
         path.write_bytes(data)
@@ -733,8 +741,8 @@ async def test_resumed_and_made_to_fit(tmp_path: Path, monkeypatch: MP, seconds:
     assert [] == harness.sandbox.ledger.violations
 
 
-async def test_not_resumed_without_fitting(tmp_path: Path, monkeypatch: MP) -> None:
-    """A process that makes nothing fit has another picture, so it buys nothing."""
+async def test_a_fitted_feature_is_not_resumed_without_fit(tmp_path: Path, monkeypatch: MP) -> None:
+    """A process without `fit` has another picture, so it buys nothing."""
     path = tmp_path / "me.jpg"
     path.write_bytes(turned())
     harness = JournalHarness(tmp_path, monkeypatch)
@@ -747,7 +755,7 @@ async def test_not_resumed_without_fitting(tmp_path: Path, monkeypatch: MP) -> N
 
 
 async def test_options_of_a_call(tmp_path: Path) -> None:
-    """Saving, deleting and retries are chosen for a single job of any feature too."""
+    """Saving, deleting and retries can be set for a single job of any feature."""
     sandbox = vendor(faults=Faults(engine_errors=1.0, engine_error_codes=("error_inference",)))
     async with client(sandbox, engine_retries=3) as c:
         with pytest.raises(TaskFailed):

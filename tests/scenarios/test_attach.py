@@ -1,4 +1,4 @@
-"""Waiting is not owning: a task goes on, and anybody may wait for it again."""
+"""A task goes on without its caller, and any caller may wait for it again."""
 
 import asyncio
 from pathlib import Path
@@ -25,7 +25,7 @@ LONG = {"ai-smile": Durations.fixed(40.0)}
 
 
 async def timed_out(c: Client, number: int = 1, timeout: float = 5.0) -> str:
-    """The id of a task whose caller lost patience."""
+    """The id of a task whose caller stopped waiting."""
     with pytest.raises(WaitTimeout) as caught:
         await c.run(job(number), timeout=timeout)
     assert isinstance(caught.value, TimeoutError)
@@ -36,7 +36,7 @@ async def timed_out(c: Client, number: int = 1, timeout: float = 5.0) -> str:
 
 @pytest.mark.parametrize("pause", [0.0, 20.0, 60.0])
 @pytest.mark.parametrize("journal", [True, False])
-async def test_the_same_client(
+async def test_attaching_in_the_same_client(
     tmp_path: Path, monkeypatch: MP, journal: bool, pause: float
 ) -> None:
     """After a `WaitTimeout` the task goes on, and is attached while it runs or when it is done."""
@@ -53,8 +53,8 @@ async def test_the_same_client(
 
 
 @pytest.mark.parametrize("crash", [True, False])
-async def test_another_process(tmp_path: Path, monkeypatch: MP, crash: bool) -> None:
-    """Another process on the journal attaches what the former one has left."""
+async def test_attaching_in_another_process(tmp_path: Path, monkeypatch: MP, crash: bool) -> None:
+    """Another process on the journal attaches a task that the former one left."""
     harness = JournalHarness(tmp_path, monkeypatch, durations=LONG)
     c = await harness.client(drain=1.0).open()
     task_id = await timed_out(c)
@@ -68,8 +68,8 @@ async def test_another_process(tmp_path: Path, monkeypatch: MP, crash: bool) -> 
         assert [] == await resumed(c)
 
 
-async def test_without_the_journal(tmp_path: Path, monkeypatch: MP) -> None:
-    """So does a client that knows nothing but the id, beside the one that keeps the task."""
+async def test_attaching_without_the_journal(tmp_path: Path, monkeypatch: MP) -> None:
+    """A client that has only the id attaches the task, beside the one that keeps it."""
     harness = JournalHarness(tmp_path, monkeypatch, durations=LONG)
     async with (
         harness.client() as owner,
@@ -79,7 +79,7 @@ async def test_without_the_journal(tmp_path: Path, monkeypatch: MP) -> None:
         result = await c.attach(Smile, task_id)
         assert [1] == faces(await result.save(harness.out))
         adds_up(owner, harness.sandbox)
-        # What somebody else was charged for is none of its charges.
+        # Units that another client was charged do not count here.
         assert (0.0, 0.0, 0.0) == _units(c)
 
 
@@ -88,8 +88,8 @@ def _units(c: Client) -> tuple[float, float, float]:
     return units.charged, units.returned, units.at_stake
 
 
-async def test_two_clients_on_one_key(tmp_path: Path, monkeypatch: MP) -> None:
-    """Clients that share a ledger share the task too: nobody polls it twice."""
+async def test_two_clients_on_one_key_share_the_task(tmp_path: Path, monkeypatch: MP) -> None:
+    """The task is not polled twice."""
     harness = JournalHarness(tmp_path, monkeypatch, durations=LONG)
     async with (
         harness.client() as owner,
@@ -104,8 +104,8 @@ async def test_two_clients_on_one_key(tmp_path: Path, monkeypatch: MP) -> None:
         adds_up(c, harness.sandbox)
 
 
-async def test_a_caller_that_is_cancelled(tmp_path: Path, monkeypatch: MP) -> None:
-    """A dropped web request loses nothing: the next one attaches."""
+async def test_attaching_after_a_cancelled_call(tmp_path: Path, monkeypatch: MP) -> None:
+    """After a dropped web request the next one attaches the task."""
     harness = JournalHarness(tmp_path, monkeypatch, durations=LONG)
     async with harness.client() as c:
         with anyio.move_on_after(5):
@@ -118,8 +118,8 @@ async def test_a_caller_that_is_cancelled(tmp_path: Path, monkeypatch: MP) -> No
         adds_up(c, harness.sandbox)
 
 
-async def test_before_it_was_sent(tmp_path: Path, monkeypatch: MP) -> None:
-    """A job that was not sent by then is not sent any more, and has no id."""
+async def test_a_job_that_was_not_sent_has_no_id(tmp_path: Path, monkeypatch: MP) -> None:
+    """A job that was not sent before its timeout is cancelled."""
     harness = JournalHarness(tmp_path, monkeypatch)
 
     async def slow(request: httpx.Request) -> httpx.Response | None:
@@ -138,8 +138,8 @@ async def test_before_it_was_sent(tmp_path: Path, monkeypatch: MP) -> None:
         assert [] == await resumed(c)
 
 
-async def test_an_unknown_id(tmp_path: Path, monkeypatch: MP) -> None:
-    """An id that the vendor does not know is `TaskExpired`, at once; nothing was charged here."""
+async def test_attaching_an_unknown_id(tmp_path: Path, monkeypatch: MP) -> None:
+    """It raises `TaskExpired` at once, with no units at stake."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         with anyio.fail_after(3), pytest.raises(TaskExpired) as caught:
@@ -151,19 +151,19 @@ async def test_an_unknown_id(tmp_path: Path, monkeypatch: MP) -> None:
         assert [] == await resumed(c)
 
 
-async def test_the_wrong_feature(tmp_path: Path, monkeypatch: MP) -> None:
-    """What is no feature or no id is refused before anything is sent."""
+async def test_attaching_a_wrong_feature_or_id(tmp_path: Path, monkeypatch: MP) -> None:
+    """A wrong feature or id is refused before anything is sent."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         with pytest.raises(ConfigurationError, match="feature"):
             await c.attach(str, "a")  # type: ignore[arg-type]
-        with pytest.raises(ConfigurationError, match="task id"):
+        with pytest.raises(ConfigurationError, match="task_id is"):
             await c.attach(Smile, "")
     assert not harness.wire.sent
 
 
-async def test_an_avatar(tmp_path: Path, monkeypatch: MP) -> None:
-    """All pictures of an attached task come back."""
+async def test_attaching_an_avatar(tmp_path: Path, monkeypatch: MP) -> None:
+    """All pictures of an attached task are returned."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         with pytest.raises(WaitTimeout) as caught:
@@ -173,8 +173,8 @@ async def test_an_avatar(tmp_path: Path, monkeypatch: MP) -> None:
         adds_up(c, harness.sandbox)
 
 
-async def test_patience(tmp_path: Path, monkeypatch: MP) -> None:
-    """Attaching may time out too, again and again."""
+async def test_attaching_may_time_out(tmp_path: Path, monkeypatch: MP) -> None:
+    """Attaching may time out, and be called again."""
     harness = JournalHarness(tmp_path, monkeypatch, durations=LONG)
     async with harness.client() as c:
         task_id = await timed_out(c)
@@ -187,8 +187,8 @@ async def test_patience(tmp_path: Path, monkeypatch: MP) -> None:
 
 
 @pytest.mark.parametrize("journal", [True, False])
-async def test_one_that_fails(tmp_path: Path, monkeypatch: MP, journal: bool) -> None:
-    """An attached task whose engine fails is not bought again by the caller that attached it."""
+async def test_attaching_a_task_that_fails(tmp_path: Path, monkeypatch: MP, journal: bool) -> None:
+    """A failed task is not created again by the caller that attached it."""
     faults = Faults(engine_errors=1.0, engine_error_codes=("error_inference",))
     harness = JournalHarness(tmp_path, monkeypatch, durations=LONG, faults=faults)
     c = await harness.client(drain=1.0, engine_retries=0).open()
@@ -200,8 +200,8 @@ async def test_one_that_fails(tmp_path: Path, monkeypatch: MP, journal: bool) ->
     assert 1 == harness.sandbox.ledger.units_charged == harness.sandbox.ledger.units_returned
 
 
-async def test_attached_to_a_former_try(tmp_path: Path, monkeypatch: MP) -> None:
-    """Where the engine failed the task and another one was made, the first one's id tells so."""
+async def test_attaching_a_former_try(tmp_path: Path, monkeypatch: MP) -> None:
+    """After the engine failed and the task was created again, the first id has the failure."""
     faults = Faults(engine_errors=1.0, engine_error_codes=("error_inference",))
     harness = JournalHarness(tmp_path, monkeypatch, faults=faults)
     async with harness.client() as c:
@@ -217,8 +217,8 @@ async def test_attached_to_a_former_try(tmp_path: Path, monkeypatch: MP) -> None
     assert {"error": 1, "success": 1} == dict(harness.sandbox.ledger.tasks_by_state)
 
 
-async def test_face_of_a_finished_one(tmp_path: Path, monkeypatch: MP) -> None:
-    """A finished task of another process is fetched for one request, charged to nobody here."""
+async def test_attaching_a_finished_task(tmp_path: Path, monkeypatch: MP) -> None:
+    """The result of another process's task costs one request, and no units here."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.plain() as c:
         task_id = (await c.run(Smile(face(4)))).task_id

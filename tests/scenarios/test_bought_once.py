@@ -57,7 +57,7 @@ URL = "https://pictures.example/"
 
 def member(sandbox: Sandbox, folder: Path, **settings: object) -> Client:
     """Make a client that becomes a member of its own in the ledger in `folder`."""
-    # A driver serves all clients of a loop that are on one key, and is found here.
+    # All clients of a loop on one key would share a driver, which is found here.
     drivers._drivers.clear()
     return client(sandbox, **{"share": str(folder), "reuse": True, **settings})
 
@@ -76,7 +76,7 @@ def created(sandbox: Sandbox) -> int:
 
 
 class Stranger:
-    """A member of the ledger that is no client: it writes the rows that it is told to."""
+    """A member of the ledger without a client, which writes given rows."""
 
     def __init__(self, folder: Path) -> None:
         base = "https://yce-api-01.makeupar.com"
@@ -166,7 +166,7 @@ async def test_many_members_buy_a_job_once(job: Job, apart: float, tmp_path: Pat
 def test_no_schedule_buys_a_job_twice(
     starts: list[float], patience: list[float | None], leaves: int, seed: int
 ) -> None:
-    """Whenever members are given the job, give up waiting for it or leave, one task is created."""
+    """One task is created whenever members run the job, stop waiting or leave."""
 
     async def scenario(folder: Path) -> int:
         sandbox = vendor(seed=seed, faults=Faults(dropped={"poll": 0.05}))
@@ -174,7 +174,7 @@ def test_no_schedule_buys_a_job_twice(
 
         async def run(number: int) -> None:
             await asyncio.sleep(starts[number])
-            # One gives up waiting, or finds a task that its member's end has orphaned.
+            # A member stops waiting, or finds a task whose owner has gone.
             with suppress(WaitTimeout, TaskExpired, TaskAbandoned, ClientClosed, SubmissionInDoubt):
                 await clients[number].run(smile(), timeout=patience[number])
             if number == leaves:
@@ -209,7 +209,7 @@ async def test_a_batch_given_to_two_members_is_bought_once(tmp_path: Path) -> No
 
 
 async def test_a_finished_job_is_fetched_by_a_later_process(tmp_path: Path) -> None:
-    """A process that starts after the first one has left fetches its result for one request."""
+    """A process that starts after the first one has left fetches the result for one request."""
     sandbox = vendor()
     async with member(sandbox, tmp_path) as first:
         before = await first.run(smile())
@@ -227,7 +227,7 @@ async def test_a_finished_job_is_fetched_by_a_later_process(tmp_path: Path) -> N
 async def test_without_reuse_a_finished_job_is_bought_again(
     reuse: bool | None, tmp_path: Path
 ) -> None:
-    """Nobody who does not ask for it gets an old result."""
+    """A client without `reuse=True` gets no old result."""
     sandbox = vendor()
     async with member(sandbox, tmp_path) as first:
         await first.run(smile())
@@ -238,7 +238,7 @@ async def test_without_reuse_a_finished_job_is_bought_again(
 
 
 async def test_another_digest_is_another_job(tmp_path: Path) -> None:
-    """Two pictures under one key of the user's are two jobs."""
+    """Two pictures under one key are two jobs."""
     sandbox = vendor()
     async with member(sandbox, tmp_path) as first:
         await first.run(Smile("https://pictures.example/1.jpg", key="same"))
@@ -272,7 +272,7 @@ async def test_a_dead_members_task_is_adopted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("state", ["sent", "doubt"])
 async def test_a_creation_without_an_outcome_is_a_doubt(state: str, tmp_path: Path) -> None:
-    """The job of a process that died while it created is not bought again without consent."""
+    """The job of a process that died during its creation is not bought again without consent."""
     sandbox = vendor()
     stranger = Stranger(tmp_path)
     await stranger.intent(smile(), state, age=MINUTE)
@@ -288,7 +288,7 @@ async def test_a_creation_without_an_outcome_is_a_doubt(state: str, tmp_path: Pa
 
 
 async def test_a_creation_under_way_is_waited_for(tmp_path: Path) -> None:
-    """While another process creates nothing is sent; where the vendor refuses it, it is bought."""
+    """A member waits for another's creation, and buys the job if the vendor refuses it."""
     sandbox = vendor()
     stranger = Stranger(tmp_path)
     await stranger.intent(smile(), "sent")
@@ -303,8 +303,8 @@ async def test_a_creation_under_way_is_waited_for(tmp_path: Path) -> None:
     assert 1 == created(sandbox)
 
 
-async def test_nobody_waits_for_ever_for_a_process_that_stands_still(tmp_path: Path) -> None:
-    """A creation of a living process that is not answered for five minutes is in doubt."""
+async def test_a_wait_for_a_stopped_process_ends(tmp_path: Path) -> None:
+    """A creation of a living process that has no answer for five minutes is in doubt."""
     sandbox = vendor()
     stranger = Stranger(tmp_path)
     await stranger.intent(smile(), "sent")
@@ -318,7 +318,7 @@ async def test_nobody_waits_for_ever_for_a_process_that_stands_still(tmp_path: P
 
 
 async def test_a_caller_that_gives_up_leaves_nothing(tmp_path: Path) -> None:
-    """A job that waits for another process and is no longer wanted is not bought later."""
+    """A job whose caller stops waiting for another process is not bought later."""
     sandbox = vendor()
     stranger = Stranger(tmp_path)
     await stranger.intent(smile(), "sent")
@@ -334,7 +334,7 @@ async def test_a_caller_that_gives_up_leaves_nothing(tmp_path: Path) -> None:
 
 
 async def test_a_failed_job_may_be_bought_again(tmp_path: Path) -> None:
-    """The engine's failure returns the units, so the job counts as not bought."""
+    """A failure of the engine returns the units, so the job counts as not bought."""
     sandbox = vendor(faults=Faults(by_picture={"https://pictures.example/0.jpg": "error_no_face"}))
     for _ in range(2):
         async with member(sandbox, tmp_path) as each:
@@ -345,7 +345,7 @@ async def test_a_failed_job_may_be_bought_again(tmp_path: Path) -> None:
 
 
 async def test_an_engine_failure_is_tried_again_by_its_owner(tmp_path: Path) -> None:
-    """A member's own failed task does not keep it from the next try; a second member waits."""
+    """The owner tries its failed task again, and a second member waits."""
     sandbox = vendor(faults=Faults(engine_errors=1.0, engine_error_codes=("error_inference",)))
     clients = await members(sandbox, tmp_path, 2)
     async with asyncio.TaskGroup() as group:
@@ -362,7 +362,7 @@ async def failure(each: Client) -> PerfectError:
 
 
 async def test_a_result_that_is_gone_is_bought_again(tmp_path: Path) -> None:
-    """A finished task that the vendor does not know any longer is no reason to give up."""
+    """A job is bought again if the vendor no longer has its finished task."""
     sandbox = vendor()
     async with member(sandbox, tmp_path) as first:
         result = await first.run(smile())
@@ -375,7 +375,7 @@ async def test_a_result_that_is_gone_is_bought_again(tmp_path: Path) -> None:
 
 
 async def test_a_lost_task_is_not_bought_again_without_consent(tmp_path: Path) -> None:
-    """A task that nobody polled is lost: running its job again tells so, and sends nothing."""
+    """Running the job of a lost task again raises an error, and sends nothing."""
     sandbox = vendor()
     stranger = Stranger(tmp_path)
     await stranger.intent(smile(), "accepted", "no-such-task", age=MINUTE)
@@ -393,7 +393,7 @@ async def test_a_lost_task_is_not_bought_again_without_consent(tmp_path: Path) -
 async def test_a_ledger_that_does_not_answer_lets_nothing_leave(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A job that may be bought already is not created while nobody can say whether it is."""
+    """A job is not created while the ledger cannot say whether it is bought."""
     real = LocalLedger.find_intents
     until = asyncio.get_running_loop().time() + 10
 
@@ -415,10 +415,10 @@ async def test_a_ledger_that_does_not_answer_lets_nothing_leave(
     assert 1 == created(sandbox)
 
 
-async def test_a_creation_that_was_not_sent_is_no_purchase(
+async def test_a_creation_that_was_not_sent_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a step in the ledger does not count, its intent ends as refused and hides nothing."""
+    """The intent of a step that does not count ends as refused."""
     real, lost = LocalLedger.publish, list[LedgerRow]()
 
     async def publish(self: LocalLedger, rows: Sequence[LedgerRow]) -> bool:
@@ -467,7 +467,7 @@ def ring(src: Source, *rings: Source, finger: int = 0) -> Feature:
     ids=["one", "several", "urls"],
 )
 async def test_many_members_buy_any_feature_once(job: Job, apart: float, tmp_path: Path) -> None:
-    """Members that are given one job of any feature create one task, and all get its answer."""
+    """Members that run one job of any feature create one task, and all get its answer."""
     sandbox = vendor()
     clients = await members(sandbox, tmp_path, 3)
     results = await run_apart(clients, job, apart)
@@ -475,14 +475,14 @@ async def test_many_members_buy_any_feature_once(job: Job, apart: float, tmp_pat
 
     [task] = sandbox.ledger.tasks
     assert {task.task_id} == {result.task_id for result in results}
-    # A result is signed anew each time that it is asked for.
+    # A result has new signatures each time that it is asked for.
     assert all(isinstance(result.raw, dict) for result in results)
     assert 1 == len({len(result.outputs) for result in results})
     assert [] == sandbox.ledger.violations
 
 
-async def test_an_input_that_differs_is_bought(tmp_path: Path) -> None:
-    """Jobs that differ in one of several pictures, in its place or in a parameter are others."""
+async def test_jobs_with_another_input_are_bought(tmp_path: Path) -> None:
+    """Another picture, place or parameter makes another job."""
     sandbox = vendor()
     faces = [portrait(number) for number in range(3)]
     jobs = [
@@ -499,8 +499,8 @@ async def test_an_input_that_differs_is_bought(tmp_path: Path) -> None:
     assert len(jobs) == created(sandbox)
 
 
-async def test_pictures_are_uploaded_once_by_who_waits(tmp_path: Path) -> None:
-    """A member that waits for another one's task, and buys in the end, uploads nothing again."""
+async def test_a_waiting_member_uploads_pictures_once(tmp_path: Path) -> None:
+    """A member that waits for another's task, and then buys its own, uploads nothing again."""
     sandbox = vendor(faults=Faults(engine_errors=1.0, engine_error_codes=("error_inference",)))
     clients = await members(sandbox, tmp_path, 2, engine_retries=0)
     job = ring(portrait(1), portrait(2), portrait(3))
@@ -520,7 +520,7 @@ async def test_pictures_are_uploaded_once_by_who_waits(tmp_path: Path) -> None:
 
 
 async def test_a_dead_members_feature_is_adopted(tmp_path: Path) -> None:
-    """The task of a killed process is kept alive at its path and version by its job's next run."""
+    """The next run of its job keeps the task of a killed process alive."""
     sandbox = vendor(durations={"skin-analysis@v2.1": Durations.fixed(40.0)})
     async with client(sandbox, share=None) as other:
         task = await other.submit(skin(), timeout=5)
@@ -539,7 +539,7 @@ async def test_a_dead_members_feature_is_adopted(tmp_path: Path) -> None:
 async def test_a_feature_is_rescued_by_path_and_version(
     name: str, gone: bool, tmp_path: Path
 ) -> None:
-    """Another member polls the task of one that was killed or stands still, where it is found."""
+    """Another member polls the task of a killed or stopped one at its path and version."""
     jobs = {
         "skin-analysis@v2.1": skin(),
         "2d-vto/ring": ring(portrait(1), portrait(2)),

@@ -1,4 +1,4 @@
-"""No more is charged than `max_units` allows, and what was spent adds up."""
+"""The units charged stay within `max_units`, and the spending adds up."""
 
 import asyncio
 from pathlib import Path
@@ -16,8 +16,10 @@ MP = pytest.MonkeyPatch
 
 @pytest.mark.parametrize("journal", [True, False])
 @pytest.mark.parametrize("most", [0, 1, 5, 5.5, 12])
-async def test_a_batch(tmp_path: Path, monkeypatch: MP, most: float, journal: bool) -> None:
-    """What fits is done, the rest fails unsent, and is not prepared either."""
+async def test_the_ceiling_of_a_batch(
+    tmp_path: Path, monkeypatch: MP, most: float, journal: bool
+) -> None:
+    """Jobs within it are done; the others fail unsent and without an upload."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with (harness.client if journal else harness.plain)() as c:
         outcomes = await all_of(c.batch([job(n) for n in range(10)], max_units=most))
@@ -30,8 +32,8 @@ async def test_a_batch(tmp_path: Path, monkeypatch: MP, most: float, journal: bo
         assert not harness.sandbox.ledger.requests
 
 
-async def test_a_client(tmp_path: Path, monkeypatch: MP) -> None:
-    """A client's ceiling holds for runs and batches together, and from then on."""
+async def test_the_ceiling_of_a_client(tmp_path: Path, monkeypatch: MP) -> None:
+    """It holds for runs and batches together, from the first job on."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client(max_units=6) as c:
         runs = [asyncio.ensure_future(c.run(smile(n))) for n in range(4)]
@@ -41,15 +43,15 @@ async def test_a_client(tmp_path: Path, monkeypatch: MP) -> None:
         with pytest.raises(CeilingReached, match="max_units=6 there are 6 spent") as caught:
             await c.run(smile(99))
         assert 0.0 == caught.value.units_at_stake
-        # What is finished already is fetched all the same.
+        # Finished jobs are still fetched.
         for outcome in done(outcomes)[:1]:
             await c.run(outcome.job)
     good = sum(not isinstance(each, BaseException) for each in results)
     assert 6 == good + len(done(outcomes)) == harness.sandbox.ledger.units_charged
 
 
-async def test_both(tmp_path: Path, monkeypatch: MP) -> None:
-    """A batch's ceiling holds within its client's, and batches do not share theirs."""
+async def test_ceilings_of_a_batch_and_its_client(tmp_path: Path, monkeypatch: MP) -> None:
+    """Both hold, and two batches do not share theirs."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client(max_units=7) as c:
         first = await all_of(c.batch([smile(n) for n in range(5)], max_units=3))
@@ -58,8 +60,8 @@ async def test_both(tmp_path: Path, monkeypatch: MP) -> None:
     assert (3, 4) == (len(done(first)), len(done(second)))
 
 
-async def test_prices(tmp_path: Path, monkeypatch: MP) -> None:
-    """What is dear may not fit where what is cheap does."""
+async def test_a_ceiling_counts_prices(tmp_path: Path, monkeypatch: MP) -> None:
+    """A cheap job may fit where a dear one does not."""
     harness = JournalHarness(tmp_path, monkeypatch)
     jobs: list[Job] = [avatar(12, key="a"), avatar(12, key="b"), smile(1), smile(2)]
     async with harness.client() as c:
@@ -71,8 +73,8 @@ async def test_prices(tmp_path: Path, monkeypatch: MP) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_tries_of_ours(tmp_path: Path, monkeypatch: MP, seed: int) -> None:
-    """Tries after engine failures are within the ceiling: units that came back are spent again."""
+async def test_retries_count_once(tmp_path: Path, monkeypatch: MP, seed: int) -> None:
+    """Units that were returned after a failure of the engine can be used again."""
     faults = Faults(engine_errors=0.4, engine_error_codes=("error_inference",))
     harness = JournalHarness(tmp_path, monkeypatch, faults=faults, seed=seed)
     async with harness.client(engine_retries=3) as c:
@@ -90,8 +92,10 @@ async def test_tries_of_ours(tmp_path: Path, monkeypatch: MP, seed: int) -> None
 
 
 @pytest.mark.parametrize("fate", ["drop", "lose", (400, {"status": 400, "error": "no"}), "refuse"])
-async def test_what_was_not_charged(tmp_path: Path, monkeypatch: MP, fate: object) -> None:
-    """What was certainly not charged is free again, what may have been is not."""
+async def test_a_ceiling_counts_possible_charges(
+    tmp_path: Path, monkeypatch: MP, fate: object
+) -> None:
+    """Units that were certainly not charged are free again; others are not."""
     harness = JournalHarness(tmp_path, monkeypatch)
     harness.sandbox.script("task", fate)  # type: ignore[arg-type]
     async with harness.plain() as c:
@@ -107,8 +111,8 @@ async def test_what_was_not_charged(tmp_path: Path, monkeypatch: MP, fate: objec
     assert (2 if free or fate == "refuse" else 1) == len(done(outcomes))
 
 
-async def test_resumed(tmp_path: Path, monkeypatch: MP) -> None:
-    """What a former process paid for goes on under any ceiling; what is new counts."""
+async def test_resumed_tasks_ignore_the_ceiling(tmp_path: Path, monkeypatch: MP) -> None:
+    """A former process's tasks go on under any ceiling; new ones count."""
     harness = JournalHarness(tmp_path, monkeypatch)
     c = await harness.client().open()
     working = asyncio.ensure_future(all_of(c.batch([smile(n) for n in range(30)])))
@@ -123,8 +127,8 @@ async def test_resumed(tmp_path: Path, monkeypatch: MP) -> None:
 
 
 @pytest.mark.parametrize("most", [-1, float("nan"), float("inf"), "3", True])
-async def test_no_ceiling(tmp_path: Path, monkeypatch: MP, most: object) -> None:
-    """What is no number of units is refused."""
+async def test_a_wrong_ceiling_is_refused(tmp_path: Path, monkeypatch: MP, most: object) -> None:
+    """A value that is not a number of units is refused."""
     harness = JournalHarness(tmp_path, monkeypatch)
     with pytest.raises(ConfigurationError, match="max_units"):
         harness.client(max_units=most)
@@ -133,8 +137,8 @@ async def test_no_ceiling(tmp_path: Path, monkeypatch: MP, most: object) -> None
             c.batch([], max_units=most)  # type: ignore[arg-type]
 
 
-async def test_nothing_is_kept_of_it(tmp_path: Path, monkeypatch: MP) -> None:
-    """When a batch is over nothing is kept of its ceiling."""
+async def test_the_ceiling_of_an_ended_batch_is_freed(tmp_path: Path, monkeypatch: MP) -> None:
+    """No state of it stays in memory."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.plain() as c:
         for number in range(3):

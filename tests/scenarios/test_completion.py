@@ -1,4 +1,4 @@
-"""How the end of a task is heard of: by asking, by the vendor's word, or by both, end to end."""
+"""The end of a task is found by polls, by notifications, or by both, end to end."""
 
 import asyncio
 from pathlib import Path
@@ -39,8 +39,8 @@ def nothing_was_lost(endpoint: Endpoint, count: int) -> None:
     assert [] == endpoint.sandbox.ledger.violations
 
 
-async def test_one_picture_is_heard_of_at_once() -> None:
-    """With a secret and nothing else message, the end is heard of as it is announced."""
+async def test_a_notification_ends_the_wait_at_once() -> None:
+    """With a secret and no other setting, a task ends when it is announced."""
     endpoint = make_endpoint(durations={"ai-smile": Durations.fixed(13.3)})
     async with open_client(endpoint) as c:
         await c.run(smile())
@@ -50,8 +50,8 @@ async def test_one_picture_is_heard_of_at_once() -> None:
 
 
 @pytest.mark.parametrize("kind", ["smile", "avatar"])
-async def test_two_requests_a_picture(kind: str) -> None:
-    """With webhooks alone nothing is asked between a creation and its notification."""
+async def test_webhooks_alone_cost_two_requests_a_picture(kind: str) -> None:
+    """No poll is sent between a creation and its notification."""
     endpoint = make_endpoint(lifts=True, durations=LIKE_SMILES)
     async with open_client(endpoint, "webhook") as c:
         jobs = [
@@ -70,8 +70,8 @@ async def test_two_requests_a_picture(kind: str) -> None:
 
 @pytest.mark.parametrize("completion", ["webhook", "both"])
 @pytest.mark.parametrize("faults", TROUBLE, ids=lambda faults: repr(faults)[14:60])
-async def test_whatever_the_vendor_says(faults: WebhookFaults, completion: Completion) -> None:
-    """Early, late, double, out of order or lost: every picture comes, and no limit is met."""
+async def test_notifications_of_any_order(faults: WebhookFaults, completion: Completion) -> None:
+    """With early, late, duplicate, disordered and lost ones every job is done within the limits."""
     endpoint = make_endpoint(faults, lifts=completion == "webhook", durations=LIKE_SMILES)
     async with open_client(endpoint, completion) as c:
         outcomes = await all_of(c, 30)
@@ -81,8 +81,8 @@ async def test_whatever_the_vendor_says(faults: WebhookFaults, completion: Compl
     nothing_was_lost(endpoint, 30)
 
 
-async def test_polls_hear_as_without_webhooks() -> None:
-    """Notifications that come late or never cost no time beside polls."""
+async def test_missing_notifications_cost_no_time_beside_polls() -> None:
+    """Late and lost notifications cost no time if tasks are polled."""
     took: list[float] = []
     for completion in ("poll", "both"):
         endpoint = make_endpoint(
@@ -98,7 +98,7 @@ async def test_polls_hear_as_without_webhooks() -> None:
 
 
 async def test_a_slow_notification_does_not_delay_the_next() -> None:
-    """After pictures that were announced, one whose word is late is found by its polls."""
+    """A task whose notification is late is found by its polls."""
     endpoint = make_endpoint()
     async with open_client(endpoint) as c:
         for number in range(3):
@@ -106,14 +106,14 @@ async def test_a_slow_notification_does_not_delay_the_next() -> None:
         endpoint.sandbox.webhook_faults = WebhookFaults(lost=1.0)
         await c.run(smile(3))
         assert endpoint.delays()[-1] < 9
-        # And from then on polls come early again.
+        # Polls come early again from then on.
         await c.run(smile(4))
 
     assert endpoint.delays()[-2] < 2.5
 
 
 async def test_leases_are_kept_beside_webhooks() -> None:
-    """Nobody wrote that a webhook lifts the lease, so tasks of a minute are kept alive."""
+    """Tasks of a minute are kept alive, since no document says that a webhook replaces polls."""
     endpoint = make_endpoint(durations={"ai-avatar": Durations.fixed(61.0)})
     async with open_client(endpoint) as c, c.batch(avatar(1, str(n)) for n in range(12)) as batch:
         assert all([outcome.ok async for outcome in batch])
@@ -123,7 +123,7 @@ async def test_leases_are_kept_beside_webhooks() -> None:
 
 
 async def test_a_failure_of_the_engine() -> None:
-    """It is made anew and announced anew; one that stays is told, and its units come back."""
+    """The task is created and announced again; a final failure is raised, and its units return."""
     faults = Faults(engine_errors=0.4, engine_error_codes=("error_inference",))
     endpoint = make_endpoint(lifts=True, faults=faults, durations=LIKE_SMILES)
     async with open_client(endpoint, "webhook", engine_retries=1) as c:
@@ -138,7 +138,7 @@ async def test_a_failure_of_the_engine() -> None:
 
 
 async def test_a_task_that_never_ends() -> None:
-    """It is asked for once more, given up in time, and its units are named."""
+    """It is polled once more and abandoned in time, with its units at stake."""
     endpoint = make_endpoint(lifts=True, faults=Faults(stuck=1.0))
     async with open_client(
         endpoint, None, polling=Polling(completion="webhook", give_up_after=60)
@@ -152,8 +152,8 @@ async def test_a_task_that_never_ends() -> None:
     assert endpoint.polls() > 0
 
 
-async def test_a_ceiling() -> None:
-    """Webhooks create more at once, and not a unit beyond the ceiling."""
+async def test_a_ceiling_holds_with_webhooks() -> None:
+    """More tasks are created at once, but no unit beyond the ceiling is charged."""
     endpoint = make_endpoint(lifts=True)
     async with open_client(endpoint, "webhook") as c, c.batch(smiles(60), max_units=25) as batch:
         outcomes = [outcome async for outcome in batch]
@@ -163,7 +163,7 @@ async def test_a_ceiling() -> None:
 
 
 async def test_progress_and_forecast() -> None:
-    """A batch with webhooks says how it stands, and its forecast is near after a third."""
+    """The progress of a batch with webhooks is right, and its forecast is near after a third."""
     endpoint = make_endpoint(lifts=True, durations=LIKE_SMILES)
     seen: list[tuple[float, float]] = []
     async with open_client(endpoint, "webhook") as c:
@@ -182,8 +182,8 @@ async def test_progress_and_forecast() -> None:
 
 
 @pytest.mark.parametrize("completion", ["webhook", "both"])
-async def test_a_task_that_is_known_already(completion: Completion) -> None:
-    """`attach` asks once, then waits for the vendor's word as for a task of its own."""
+async def test_attaching_with_webhooks(completion: Completion) -> None:
+    """`attach` polls once, and then waits for the notification."""
     endpoint = make_endpoint(lifts=True, durations={"ai-smile": Durations.fixed(50.0)})
     async with endpoint.sandbox:
         async with client(endpoint.sandbox, drain=0.0, webhook_secret=SECRET) as first:
@@ -199,13 +199,13 @@ async def test_a_task_that_is_known_already(completion: Completion) -> None:
     assert task_id == result.task_id == again.task_id
     assert [0.2] == pytest.approx(endpoint.delays(), abs=0.2)
     if completion == "webhook":
-        # At once, when it was told, and again for the second `attach`.
+        # At once, after the notification, and again for the second `attach`.
         assert 3 == endpoint.polls() - before
 
 
 @pytest.mark.parametrize("lost", [0.0, 1.0])
-async def test_a_restart(lost: float, tmp_path: Path) -> None:
-    """What the former process left is asked for at once, and heard of as before."""
+async def test_a_restart_with_webhooks(lost: float, tmp_path: Path) -> None:
+    """The former process's tasks are polled at once, and then announced as before."""
     endpoint = make_endpoint(
         WebhookFaults(lost=lost), lifts=True, durations={"ai-smile": Durations.fixed(40.0)}
     )
@@ -228,8 +228,8 @@ async def test_a_restart(lost: float, tmp_path: Path) -> None:
     assert clock() - began < (60 if not lost else 200)
 
 
-async def test_a_webhook_is_a_bet_where_nothing_lifts_the_lease() -> None:
-    """Said in `Polling`: without polls a task beyond the lease is lost, one inside of it is not."""
+async def test_webhooks_alone_risk_tasks_beyond_the_lease() -> None:
+    """A task that runs beyond the lease is lost without polls; a shorter one is not."""
     endpoint = make_endpoint(
         durations={"ai-smile": Durations.fixed(9.0), "ai-avatar": Durations.fixed(11.0)}
     )

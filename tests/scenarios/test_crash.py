@@ -36,7 +36,7 @@ OPEN = 8
 
 @contextmanager
 def program(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """A process of `tests.support.crashing`; it is gone afterwards."""
+    """A process of `tests.support.crashing`, which ends with the test."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.support.crashing", *arguments],
         stdin=subprocess.PIPE,
@@ -51,7 +51,7 @@ def program(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
 
 
 def asked(url: str) -> crashing.LedgerReport:
-    """What the vendor tells, once it is there."""
+    """The vendor's answer, once it is there."""
     until = time.monotonic() + 60
     while True:
         try:
@@ -65,7 +65,7 @@ def asked(url: str) -> crashing.LedgerReport:
 
 @attrs.define
 class Story:
-    """What happened: the log that all processes of the user have written."""
+    """The log that all processes of the user have written."""
 
     reported: list[crashing.Line]
     left: list[crashing.Line]
@@ -80,12 +80,12 @@ class Story:
 
     @property
     def done(self) -> dict[str, list[str]]:
-        """The files of each picture that is done, by its identity."""
+        """The files of each finished picture, by its identity."""
         return {line["picture"]: line["files"] for line in self.reported if line["error"] is None}
 
     @property
     def delivered(self) -> dict[str, set[str]]:
-        """The tasks of each picture that is done; another process may report the same one again."""
+        """The tasks of each finished picture; another process may report the same one again."""
         tasks: dict[str, set[str]] = {}
         for line in self.reported:
             if line["error"] is None:
@@ -119,13 +119,13 @@ class Story:
 
     @property
     def phases(self) -> Counter[str]:
-        """Where jobs were when a process began."""
+        """The states of jobs when a process began."""
         return Counter(label for line in self.left for label in line["left"].values())
 
 
 @attrs.define
 class Crashes:
-    """The user: starts processes, which are killed, until all is done."""
+    """The user, who starts processes, which are killed, until all jobs are done."""
 
     folder: Path
     url: str
@@ -141,7 +141,7 @@ class Crashes:
         return [one.number for one in self.pictures if one.identity(self.folder) not in done]
 
     def process(self, *, killed: bool) -> int:
-        """One process: its exit status, below 0 where it was killed."""
+        """One process and its exit status, which is below 0 if it was killed."""
         left = self.left()
         while killed and len(left) < OPEN:
             self.pictures.append(crashing.Picture(len(self.pictures)))
@@ -157,7 +157,7 @@ class Crashes:
             "pictures": left,
             "delete": kill_switch[0].endswith("delete") or self.chance.random() < 0.5,
             "pause": self.chance.choice([0.0, 0.0, 0.1]),
-            # Now and then what runs is lost before the next process comes.
+            # Sometimes running tasks are lost before the next process starts.
             "delay": crashing.LEASE + 0.2 if self.chance.random() < 0.07 else 0.0,
             "kill_switch": kill_switch if killed else ("never", 1),
             "after": (self.chance.randint(1, PASSED), self.chance.uniform(0, 0.05))
@@ -175,7 +175,7 @@ class Crashes:
 
 
 def results(picture: crashing.Picture) -> list[set[bytes]]:
-    """What the vendor makes of a picture: each of its results as JPEG or PNG."""
+    """The vendor's result of a picture, as JPEG and as PNG."""
     seen = Seen("", None, picture.data)
     feature = "ai-smile" if picture.outputs == 1 else "ai-avatar"
     parameters = {
@@ -193,7 +193,7 @@ def results(picture: crashing.Picture) -> list[set[bytes]]:
 @pytest.mark.timeout(300 + 10 * max(FEW, MANY))
 @pytest.mark.parametrize("kills", [FEW, pytest.param(MANY, marks=pytest.mark.long)])
 def test_killed_at_any_point(kills: int, tmp_path: Path) -> None:
-    """Every picture has its own result once, and what was charged for nothing is reported."""
+    """Every picture has its own result once, and every charge without a result is reported."""
     print(f"CRASH_KILLS={kills} CRASH_SEED={SEED}")
     began, port = time.monotonic(), free_port()
     url = f"http://127.0.0.1:{port}"
@@ -215,7 +215,7 @@ def test_killed_at_any_point(kills: int, tmp_path: Path) -> None:
         expected = results(pictures[identity])
         assert len(expected) == len(kept)
         assert all(one in either for one, either in zip(kept, expected, strict=True)), files
-    # A process that is killed while it downloads leaves its part behind.
+    # A process that is killed during a download leaves a partial file.
     saved = list((tmp_path / "out").glob("[!.]*"))
     assert sum(one.outputs for one in crashes.pictures) == len(saved)
 
@@ -224,7 +224,7 @@ def test_killed_at_any_point(kills: int, tmp_path: Path) -> None:
     numbers = {identity: one.number for identity, one in pictures.items()}
     assert numbers == {identity: task["picture"] for identity, task in delivered.items()}
     assert {task["state"] for task in delivered.values()} <= {"success", "deleted"}
-    # What was reported as lost is lost: the vendor has no result of it. It keeps the units of every
+    # Tasks that were reported as lost have no result at the vendor, which keeps the units of every
     # task but one that its engine failed.
     assert {tasks[one]["state"] for one in story.lost} <= {"expired"}
     named = story.lost | {task["task_id"] for task in delivered.values()}
@@ -233,13 +233,13 @@ def test_killed_at_any_point(kills: int, tmp_path: Path) -> None:
         for task in ledger["tasks"]
         if task["state"] != "error" and task["task_id"] not in named
     )
-    # Every other charge was reported as a creation in doubt, one for one. A doubt may have cost
-    # nothing: the process was killed before its request left, or the engine failed the task.
+    # Every other charge was reported as one creation in doubt. A doubt may have cost
+    # nothing, if the process was killed before its request left, or the engine failed.
     doubts = Counter({numbers[identity]: count for identity, count in story.doubts.items()})
     assert unnamed <= doubts
     assert [] == ledger["violations"]
     assert 0 == ledger["refused"]
-    # Many kills have met jobs wherever they can be; the most met them in the rarer places, too.
+    # Many kills met jobs in all common states, and the most met them in rare ones too.
     assert "running" in story.phases
     if kills >= MANY:
         assert {"entered", "uploaded", "creating", "done"} <= story.phases.keys()

@@ -1,4 +1,4 @@
-"""Somebody else's task on the same account is not taken for the one in doubt."""
+"""Another program's task on the same account is not taken for the one in doubt."""
 
 from pathlib import Path
 

@@ -32,17 +32,17 @@ from tests.support.sandboxed import avatar, client, clock, smile
 MP = pytest.MonkeyPatch
 
 
-def nobody_else(outcomes: list[Outcome]) -> None:
-    """Each picture that was saved shows the face that went in."""
+def own_faces_only(outcomes: list[Outcome]) -> None:
+    """Check that each saved picture shows the face that was sent."""
     for outcome in done(outcomes):
         assert outcome.files
         assert {int(str(outcome.job.key))} == set(faces(outcome.files))
 
 
 @asynccontextmanager
-async def stranger(harness: JournalHarness) -> AsyncGenerator[Client]:
-    """Somebody else's open client on the same key, in another process and without a journal."""
-    # By another host name, or the two would share a ledger.
+async def other_user(harness: JournalHarness) -> AsyncGenerator[Client]:
+    """Another user's open client on the same key, in another process and without a journal."""
+    # It uses the other host name, since the two would otherwise share a ledger.
     async with client(harness.sandbox, base_url="https://yce-api-01.perfectcorp.com") as other:
         assert other._session is not None
         commands._submitters.discard(other._session.driver.submitter)
@@ -53,8 +53,8 @@ async def stranger(harness: JournalHarness) -> AsyncGenerator[Client]:
 
 
 @pytest.mark.parametrize("fate", ["lose", (200, "<html>")])
-async def test_lost(tmp_path: Path, monkeypatch: MP, fate: object) -> None:
-    """A task whose creation was executed and not answered is found, and paid for once."""
+async def test_a_lost_answer_is_settled(tmp_path: Path, monkeypatch: MP, fate: object) -> None:
+    """A task whose creation was executed and not answered is found, and charged once."""
     harness = JournalHarness(tmp_path, monkeypatch)
     harness.sandbox.script("task", "lose")
     async with harness.sole() as c:
@@ -62,13 +62,15 @@ async def test_lost(tmp_path: Path, monkeypatch: MP, fate: object) -> None:
         adds_up(c, harness.sandbox)
 
     assert 4 == len(done(outcomes)) == harness.sandbox.ledger.units_charged
-    nobody_else(outcomes)
+    own_faces_only(outcomes)
     paid(outcomes, harness.sandbox)
 
 
 @pytest.mark.parametrize("fate", ["drop", (502, "<html>Bad Gateway</html>"), (200, "<html>")])
-async def test_not_executed(tmp_path: Path, monkeypatch: MP, fate: object) -> None:
-    """Where the history shows nothing the job stays in doubt, is told once and is not repeated."""
+async def test_an_empty_history_leaves_the_doubt(
+    tmp_path: Path, monkeypatch: MP, fate: object
+) -> None:
+    """The job stays in doubt, is reported once, and is not created again."""
     harness = JournalHarness(tmp_path, monkeypatch)
     harness.sandbox.script("task", fate)  # type: ignore[arg-type]
     async with harness.client() as c:
@@ -77,14 +79,16 @@ async def test_not_executed(tmp_path: Path, monkeypatch: MP, fate: object) -> No
         assert 4 == harness.sandbox.ledger.requests["task"]
 
     assert [SubmissionInDoubt] == errors(outcomes)
-    nobody_else(outcomes)
+    own_faces_only(outcomes)
     paid(outcomes, harness.sandbox)
     async with harness.client() as c:
         assert [] == await resumed(c)
 
 
-async def test_never_taken_by_guess(tmp_path: Path, monkeypatch: MP) -> None:
-    """Without the user's word the only task of the history is a candidate, and is not taken."""
+async def test_the_only_candidate_is_not_taken_without_sole_user(
+    tmp_path: Path, monkeypatch: MP
+) -> None:
+    """The only task of the history is a candidate, but its result is not returned."""
     harness = JournalHarness(tmp_path, monkeypatch)
     harness.sandbox.script("task", "lose")
     async with harness.client() as c:
@@ -95,7 +99,7 @@ async def test_never_taken_by_guess(tmp_path: Path, monkeypatch: MP) -> None:
     assert isinstance(failed.error, SubmissionInDoubt)
     lost = harness.sandbox.ledger.tasks[0].task_id
     assert ((lost,), 1.0) == (failed.error.candidates, failed.error.units_at_stake)
-    nobody_else(outcomes)
+    own_faces_only(outcomes)
     paid(outcomes, harness.sandbox)
 
 
@@ -104,7 +108,7 @@ async def test_never_taken_by_guess(tmp_path: Path, monkeypatch: MP) -> None:
 async def test_the_same_doubt_until_the_process_ends(
     tmp_path: Path, monkeypatch: MP, journal: bool, fate: str
 ) -> None:
-    """An equal job gets the same doubt, in this client and the next one, unless it is consented."""
+    """An equal job gets the same doubt, in this client and the next, unless the caller consents."""
     harness = JournalHarness(tmp_path, monkeypatch)
     make = harness.client if journal else harness.plain
     harness.sandbox.script("task", fate)  # type: ignore[arg-type]
@@ -125,25 +129,25 @@ async def test_the_same_doubt_until_the_process_ends(
 
         result = await c.run(job(1), buy_in_doubt=True)
         assert [1] == faces(await result.save(harness.out))
-        # It is in doubt no longer.
+        # It is no longer in doubt.
         again = await all_of(c.batch([job(1)], save_to=harness.out))
     assert [] == errors(again)
 
 
 async def test_consent_for_a_batch(tmp_path: Path, monkeypatch: MP) -> None:
-    """A batch may consent as well."""
+    """`buy_in_doubt` of a batch consents for its jobs."""
     harness = JournalHarness(tmp_path, monkeypatch)
     harness.sandbox.script("task", "drop")
     async with harness.client() as c:
         assert [SubmissionInDoubt] == errors(await all_of(c.batch([job(1)], save_to=harness.out)))
         outcomes = await all_of(c.batch([job(1)], save_to=harness.out, buy_in_doubt=True))
 
-    nobody_else(outcomes)
+    own_faces_only(outcomes)
     assert 1 == len(done(outcomes)) == harness.sandbox.ledger.units_charged
 
 
 async def test_the_batch_after_resuming(tmp_path: Path, monkeypatch: MP) -> None:
-    """Resuming tells a doubt once, the batch after it gets the same, and a later process buys."""
+    """Resuming reports a doubt once, the next batch gets the same, and a later process buys."""
     harness = JournalHarness(tmp_path, monkeypatch)
     stop = Stop(harness, 0, executed=True)
     c = await harness.client(stop).open()
@@ -162,13 +166,13 @@ async def test_the_batch_after_resuming(tmp_path: Path, monkeypatch: MP) -> None
     async with harness.client() as c:
         assert [] == await resumed(c)
         outcomes = await all_of(c.batch([job(1)], save_to=harness.out))
-    nobody_else(outcomes)
+    own_faces_only(outcomes)
     assert 2 == harness.sandbox.ledger.units_charged
 
 
 @pytest.mark.parametrize("consent", [True, False])
 async def test_a_doubt_that_was_not_resumed(tmp_path: Path, monkeypatch: MP, consent: bool) -> None:
-    """A job that a crash left in doubt is told so before it is bought, unless it is consented."""
+    """A doubt after a crash is reported before the job is bought, unless the caller consents."""
     harness = JournalHarness(tmp_path, monkeypatch)
     stop = Stop(harness, 0, executed=False)
     c = await harness.client(stop).open()
@@ -185,7 +189,7 @@ async def test_a_doubt_that_was_not_resumed(tmp_path: Path, monkeypatch: MP, con
 
 @pytest.mark.parametrize("sole", [True, False])
 async def test_a_history_that_is_refused(tmp_path: Path, monkeypatch: MP, sole: bool) -> None:
-    """A doubt is told within seconds although the history answers 429, and others go on."""
+    """A doubt is reported within seconds although the history answers 429, and others go on."""
     harness = JournalHarness(tmp_path, monkeypatch)
     refusal = (429, {"status": 429, "error": "Too many requests"})
     harness.sandbox.script("history", *[refusal] * 50)
@@ -203,7 +207,7 @@ async def test_a_history_that_is_refused(tmp_path: Path, monkeypatch: MP, sole: 
 
 @pytest.mark.parametrize("behind", [0.0, 30.0, 90.0])
 async def test_a_clock_that_is_behind(tmp_path: Path, monkeypatch: MP, behind: float) -> None:
-    """Whatever the vendor's clock says, units stay at stake, and the task is a candidate."""
+    """The task is a candidate, and its units are at stake, whatever the vendor's clock."""
     harness = JournalHarness(tmp_path, monkeypatch)
     inner = harness.sandbox.transport()
 
@@ -225,7 +229,7 @@ async def test_a_clock_that_is_behind(tmp_path: Path, monkeypatch: MP, behind: f
 
 
 async def test_two_workers_on_one_key(tmp_path: Path, monkeypatch: MP) -> None:
-    """Two clients with a journal each never hand over each other's face."""
+    """Two clients with a journal each never return each other's face."""
     harness = JournalHarness(tmp_path, monkeypatch)
     harness.sandbox.script("task", "pass", (502, "<html>Bad Gateway</html>"), "pass")
     url = "https://yce-api-01.perfectcorp.com"
@@ -242,11 +246,11 @@ async def test_two_workers_on_one_key(tmp_path: Path, monkeypatch: MP) -> None:
         )
     outcomes = [outcome for each in both for outcome in each]
     assert [SubmissionInDoubt] == errors(outcomes)
-    nobody_else(outcomes)
+    own_faces_only(outcomes)
 
 
 async def test_every_open_client_is_asked(tmp_path: Path, monkeypatch: MP) -> None:
-    """The task of another open client of the process is not taken, on the word of either."""
+    """The task of another open client is not taken, even with `sole_user`."""
     harness = JournalHarness(tmp_path, monkeypatch)
     url = "https://yce-api-01.perfectcorp.com"
     async with (
@@ -265,7 +269,7 @@ async def test_every_open_client_is_asked(tmp_path: Path, monkeypatch: MP) -> No
 
 @pytest.mark.parametrize("journal", [True, False])
 async def test_an_id_that_comes_twice(tmp_path: Path, monkeypatch: MP, journal: bool) -> None:
-    """A task id that was given before makes the second creation a doubt; the first job goes on."""
+    """A task id that was given before puts the second creation in doubt; the first job goes on."""
     harness = JournalHarness(tmp_path, monkeypatch)
     inner, first = harness.sandbox.transport(), asyncio.Event()
     answers: list[dict[str, object]] = []
@@ -295,8 +299,8 @@ async def test_an_id_that_comes_twice(tmp_path: Path, monkeypatch: MP, journal: 
                 await c.run(job(3))
 
 
-async def test_asked_at_once(tmp_path: Path, monkeypatch: MP) -> None:
-    """The history is asked as soon as the answer is lost, before other creations and questions."""
+async def test_the_history_is_read_at_once(tmp_path: Path, monkeypatch: MP) -> None:
+    """It is read as soon as the answer is lost, before other creations and queries."""
     harness = JournalHarness(tmp_path, monkeypatch)
     harness.sandbox.script("task", "pass", "pass", "lose")
     async with harness.sole() as c:
@@ -311,8 +315,8 @@ async def test_asked_at_once(tmp_path: Path, monkeypatch: MP) -> None:
     assert 12 == len(done(outcomes))
 
 
-async def test_while_the_answer_hangs(tmp_path: Path, monkeypatch: MP) -> None:
-    """An answer that takes longer than the lease costs nothing: the task is found and kept."""
+async def test_a_task_is_found_while_the_answer_hangs(tmp_path: Path, monkeypatch: MP) -> None:
+    """A task whose answer takes longer than the lease is found and kept alive."""
     harness = JournalHarness(tmp_path, monkeypatch, durations={"ai-smile": Durations.fixed(25.0)})
     async with harness.sole(hung(60.0)(harness.sandbox)) as c:
         outcomes = await all_of(c.batch([job(n) for n in range(3)], save_to=harness.out))
@@ -320,11 +324,11 @@ async def test_while_the_answer_hangs(tmp_path: Path, monkeypatch: MP) -> None:
 
     assert 3 == len(done(outcomes)) == harness.sandbox.ledger.units_charged
     assert 0 == harness.sandbox.ledger.units_wasted
-    nobody_else(outcomes)
+    own_faces_only(outcomes)
 
 
-async def test_executed_late(tmp_path: Path, monkeypatch: MP) -> None:
-    """A creation that is executed only while we wait is found before its lease ends."""
+async def test_a_creation_that_is_executed_late_is_found(tmp_path: Path, monkeypatch: MP) -> None:
+    """A creation that is executed while the client waits is found before its lease ends."""
     harness = JournalHarness(tmp_path, monkeypatch, durations={"ai-smile": Durations.fixed(25.0)})
     inner = harness.sandbox.transport()
     first = True
@@ -345,19 +349,19 @@ async def test_executed_late(tmp_path: Path, monkeypatch: MP) -> None:
     assert {"success": 1} == dict(harness.sandbox.ledger.tasks_by_state)
 
 
-async def test_an_answer_that_is_late(tmp_path: Path, monkeypatch: MP) -> None:
-    """An answer that comes while the history is read is believed."""
+async def test_a_late_answer_counts(tmp_path: Path, monkeypatch: MP) -> None:
+    """An answer that comes while the history is read is used."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.sole(hung(4.05)(harness.sandbox)) as c:
         outcomes = await all_of(c.batch([job(n) for n in range(2)], save_to=harness.out))
         adds_up(c, harness.sandbox)
 
     assert 2 == len(done(outcomes))
-    nobody_else(outcomes)
+    own_faces_only(outcomes)
 
 
-async def test_one_at_a_time(tmp_path: Path, monkeypatch: MP) -> None:
-    """With a journal creations of one feature are under way one at a time, without one not."""
+async def test_creations_with_a_journal_go_one_at_a_time(tmp_path: Path, monkeypatch: MP) -> None:
+    """Without a journal they may overlap."""
     most = {True: 0, False: 0}
     for journal in (True, False):
         harness = JournalHarness(tmp_path / str(journal), monkeypatch, latency=0.9)
@@ -386,13 +390,13 @@ async def test_one_at_a_time(tmp_path: Path, monkeypatch: MP) -> None:
     assert (1, True) == (most[True], most[False] > 1)
 
 
-# Left alone.
+# Doubts that stay.
 
 
-async def test_somebody_else_in_the_same_minute(tmp_path: Path, monkeypatch: MP) -> None:
-    """Another client's task in the same minute makes it stay in doubt, with its unit at stake."""
+async def test_another_users_task_in_the_same_minute(tmp_path: Path, monkeypatch: MP) -> None:
+    """The job stays in doubt, with its unit at stake."""
     harness = JournalHarness(tmp_path, monkeypatch)
-    async with stranger(harness) as other:
+    async with other_user(harness) as other:
         await other.run(job(99))
         harness.sandbox.script("task", "lose")
         async with harness.sole() as c:
@@ -402,11 +406,11 @@ async def test_somebody_else_in_the_same_minute(tmp_path: Path, monkeypatch: MP)
     assert [SubmissionInDoubt] == errors(outcomes)
     [failed] = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
     assert 1.0 == failed.error.units_at_stake
-    nobody_else(outcomes)
+    own_faces_only(outcomes)
 
 
-async def test_an_unreadable_history(tmp_path: Path, monkeypatch: MP) -> None:
-    """Without the history it stays in doubt."""
+async def test_an_unreadable_history_leaves_the_doubt(tmp_path: Path, monkeypatch: MP) -> None:
+    """Without the history the job stays in doubt."""
     harness = JournalHarness(tmp_path, monkeypatch)
     harness.sandbox.script("task", "lose")
     harness.sandbox.script("history", (400, {"status": 400, "error": "no"}))
@@ -417,10 +421,10 @@ async def test_an_unreadable_history(tmp_path: Path, monkeypatch: MP) -> None:
     assert 1.0 == caught.value.units_at_stake
 
 
-async def test_the_task_of_one_in_doubt(tmp_path: Path, monkeypatch: MP) -> None:
-    """What may be the task of one job in doubt is not given to another one."""
+async def test_a_candidate_of_two_jobs_is_given_to_neither(tmp_path: Path, monkeypatch: MP) -> None:
+    """A task that may belong to one job in doubt is not given to another."""
     harness = JournalHarness(tmp_path, monkeypatch)
-    # The first is executed, but nobody can read so; the second is not, and finds the first's task.
+    # The first is executed and cannot be read; the second is not, and finds the first's task.
     harness.sandbox.script("task", "lose", "drop")
     harness.sandbox.script("history", (400, {"status": 400, "error": "no"}))
     async with harness.sole() as c:
@@ -429,8 +433,8 @@ async def test_the_task_of_one_in_doubt(tmp_path: Path, monkeypatch: MP) -> None
     assert [SubmissionInDoubt] * 2 == errors(outcomes)
 
 
-async def test_the_task_of_one_that_has_no_journal(tmp_path: Path, monkeypatch: MP) -> None:
-    """Nor that of one in doubt of a client beside it that has no journal."""
+async def test_a_candidate_of_a_client_without_a_journal(tmp_path: Path, monkeypatch: MP) -> None:
+    """A task that may belong to another client's job in doubt is not taken."""
     harness = JournalHarness(tmp_path, monkeypatch)
     harness.sandbox.script("task", "lose", "drop")
     async with (
@@ -471,15 +475,15 @@ async def test_the_task_of_another_feature(tmp_path: Path, monkeypatch: MP) -> N
 
 
 async def test_a_key_that_others_use(tmp_path: Path, monkeypatch: MP) -> None:
-    """Where somebody else created a task shortly before, the only unknown one may be theirs too."""
+    """If another user created a task shortly before, the only unknown task may be theirs too."""
     harness = JournalHarness(tmp_path, monkeypatch)
-    async with stranger(harness) as other:
+    async with other_user(harness) as other:
         await other.run(job(98))
         await asyncio.sleep(2 * MINUTE)
         harness.sandbox.script("task", "pass", "drop")
         await other.run(job(99))
         async with harness.sole() as c:
-            with pytest.raises(SubmissionInDoubt, match="does not tell"):
+            with pytest.raises(SubmissionInDoubt, match="does not show which task"):
                 await c.run(job(1))
             adds_up(c, harness.sandbox, elsewhere=2)
 
@@ -512,7 +516,7 @@ class Stop:
 async def crashed_at(
     harness: JournalHarness, jobs: list[Smile], at: int, *, executed: bool
 ) -> list[Outcome]:
-    """A process that creates `at` tasks, takes their outcomes, and dies with one more out."""
+    """A process that creates `at` tasks, takes their outcomes, and dies during another creation."""
     stop = Stop(harness, at, executed=executed)
     c = await harness.sole(stop).open()
     told: list[Outcome] = []
@@ -526,19 +530,19 @@ async def crashed_at(
 
 @pytest.mark.parametrize("executed", [True, False])
 async def test_a_crash_before_the_answer(tmp_path: Path, monkeypatch: MP, executed: bool) -> None:
-    """The next process finds the task that was under way, or says that there is none."""
+    """The next process finds the task that was under way, or reports that there is none."""
     harness = JournalHarness(tmp_path, monkeypatch)
     told = await crashed_at(harness, [job(n) for n in range(3)], 2, executed=executed)
     async with harness.sole() as c:
         rest = await resumed(c)
     assert ([] if executed else [SubmissionInDoubt]) == errors(rest)
-    nobody_else([*told, *rest])
+    own_faces_only([*told, *rest])
     paid([*told, *rest], harness.sandbox)
     assert (3 if executed else 2) == harness.sandbox.ledger.units_charged
 
 
 async def test_two_in_doubt_after_a_crash(tmp_path: Path, monkeypatch: MP) -> None:
-    """Of two creations in doubt neither gets the only task of the history: it may be either's."""
+    """Neither of two creations in doubt gets the only task of the history."""
     harness = JournalHarness(tmp_path, monkeypatch)
     stop = Stop(harness, 1, executed=True)
     inner = harness.sandbox.transport()
@@ -557,7 +561,7 @@ async def test_two_in_doubt_after_a_crash(tmp_path: Path, monkeypatch: MP) -> No
     c = await harness.sole(change).open()
     waiting = [asyncio.ensure_future(c.run(job(n))) for n in (1, 2)]
     await stop.stopped.wait()
-    # The first has ended in doubt, and was told so.
+    # The first has ended in doubt, which was reported.
     await asyncio.sleep(0.3)
     await harness.crash(c, *waiting)
     async with harness.sole() as c:
@@ -569,15 +573,17 @@ async def test_two_in_doubt_after_a_crash(tmp_path: Path, monkeypatch: MP) -> No
 
 
 @pytest.mark.parametrize("how", ["unsure", "failed", "returned", "deleted", "lost", "doubt"])
-async def test_tasks_that_are_over(tmp_path: Path, monkeypatch: MP, how: str) -> None:
-    """Tasks of jobs that are over are known after a crash as well, however they ended."""
+async def test_ended_tasks_are_known_after_a_crash(
+    tmp_path: Path, monkeypatch: MP, how: str
+) -> None:
+    """The tasks of ended jobs are no candidates, however they ended."""
     faults, jobs = Faults(), [job(1), job(2)]
     if how in {"failed", "returned"}:
         code = "error_no_face" if how == "failed" else "error_inference"
         faults = Faults(engine_errors=1.0, engine_error_codes=(code,))
     harness = JournalHarness(tmp_path, monkeypatch, faults=faults)
     if how == "unsure":
-        # A signed URL tells nobody whether two jobs are equal.
+        # Signed URLs do not show whether two jobs are equal.
         jobs[0] = Smile("https://pictures.example/1.jpg?X-Amz-Signature=a")
     if how == "lost":
         jobs[0] = smile(1)
@@ -609,7 +615,7 @@ async def test_tasks_that_are_over(tmp_path: Path, monkeypatch: MP, how: str) ->
 
 
 async def test_a_failed_try_of_the_same_job(tmp_path: Path, monkeypatch: MP) -> None:
-    """A task that the engine failed is not found again as the next try, which was under way."""
+    """A task on which the engine failed is not found as the next try, which was under way."""
     faults = Faults(engine_errors=1.0, engine_error_codes=("error_inference",))
     harness = JournalHarness(tmp_path, monkeypatch, faults=faults)
     stop = Stop(harness, 1, executed=True)
@@ -625,8 +631,8 @@ async def test_a_failed_try_of_the_same_job(tmp_path: Path, monkeypatch: MP) -> 
     paid(outcomes, harness.sandbox)
 
 
-async def test_it_arrives_after_the_crash(tmp_path: Path, monkeypatch: MP) -> None:
-    """A creation that was on its way when the process died is found, if it is there in time."""
+async def test_a_creation_that_arrives_after_the_crash(tmp_path: Path, monkeypatch: MP) -> None:
+    """It is found if the vendor executes it in time."""
     harness = JournalHarness(tmp_path, monkeypatch, latency=2.0, jitter=0.0)
     c = await harness.sole().open()
     waiting = asyncio.ensure_future(c.run(smile(1)))

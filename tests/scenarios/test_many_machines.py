@@ -94,26 +94,26 @@ def slow(tmp_path: Path, redis_server: RedisServer) -> Iterator[Town]:
 
 @pytest.fixture
 def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
-    """A way to the Redis server that can be cut."""
+    """A connection to the Redis server that can be cut."""
     with Proxy(redis_server.port) as made:
         yield made
 
 
 def gone_and_back(program: Program, times: int = 1) -> None:
-    """The process has said once that Redis is gone and once that it is back; nothing else."""
+    """Check that the process logged once that Redis is gone and once that it is back."""
     said = [line for line in program.said().splitlines() if "shared ledger" in line]
     levels = [line.partition(" ")[0] for line in said]
     assert ["WARNING", "INFO"] * times == levels, program.said()
     for gone, back in zip(said[::2], said[1::2], strict=True):
-        assert "no task is created until it does; running tasks are polled" in gone
-        assert back.endswith("answers again")
+        assert "No task is created until it does; running tasks are kept alive" in gone
+        assert back.endswith("answers again.")
 
 
 # Ordinary programs.
 
 
 def test_two_processes_side_by_side(quick: Town, redis_server: RedisServer) -> None:
-    """Two processes know of each other, and neither their key nor a file of theirs is told."""
+    """Two processes know of each other, and no output names their key or a file of theirs."""
     programs = begun(quick, 2, 3)
     told = b"".join(redis_server.dump(name) for name in redis_server.names())
     reports = [report for program in programs for report in program.reports()]
@@ -132,7 +132,7 @@ def test_two_processes_side_by_side(quick: Town, redis_server: RedisServer) -> N
 @long
 @pytest.mark.minutes
 def test_two_runs_one_after_another(narrow: Town) -> None:
-    """A second run within the period waits for the window, says so once, and loses nothing."""
+    """A second run within the period waits for the window, logs that once, and loses nothing."""
     two_runs(narrow)
 
 
@@ -140,14 +140,14 @@ def test_two_runs_one_after_another(narrow: Town) -> None:
 @pytest.mark.minutes
 @pytest.mark.parametrize(("each", "avatars"), [(30, 0), (10, 4)], ids=["smiles", "avatars"])
 def test_four_processes_share_a_window(narrow: Town, each: int, avatars: int) -> None:
-    """Four processes at once, with more work than a window holds: nothing refused, nothing lost."""
+    """With more work than a window holds nothing is refused or lost."""
     four_share(narrow, each, avatars)
 
 
 @long
 @pytest.mark.minutes
 def test_processes_with_different_limits(narrow: Town) -> None:
-    """The strictest limits hold for both, and the process whose limits are wider says so."""
+    """The strictest limits hold for both, and the process with wider limits logs that."""
     different_limits(narrow)
 
 
@@ -160,7 +160,7 @@ def test_processes_with_different_limits(narrow: Town) -> None:
     ("stops", "avatars"), [(4.0, 0), (15.0, 0), (15.0, 4)], ids=["4 s", "15 s", "15 s, avatars"]
 )
 def test_a_member_that_is_stopped(town: Town, stops: float, avatars: int) -> None:
-    """A process is stopped and goes on: the others poll its tasks, and it loses none."""
+    """The others poll its tasks, and it loses none when it goes on."""
     one_stops(town, 4, stops, avatars)
 
 
@@ -168,7 +168,7 @@ def test_a_member_that_is_stopped(town: Town, stops: float, avatars: int) -> Non
 @pytest.mark.minutes
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_member_that_is_killed(town: Town, number: int) -> None:
-    """A process is killed: the others poll its tasks to their end, and are not held up."""
+    """The others poll its tasks to their ends, and are not delayed."""
     killed, *others = begun(town, 4, 10)
     time.sleep(3)
     killed.send(number)
@@ -183,8 +183,8 @@ def test_a_member_that_is_killed(town: Town, number: int) -> None:
 
 @long
 @pytest.mark.minutes
-def test_members_that_are_killed_again_and_again(narrow: Town, redis_server: RedisServer) -> None:
-    """A member that comes after kills counts what the dead have sent: nothing is refused."""
+def test_members_that_are_killed_repeatedly(narrow: Town, redis_server: RedisServer) -> None:
+    """A member that comes after kills counts the requests of the dead ones: none is refused."""
     steady = narrow.worker("steady", narrow.work(0, 60))
     for life in range(8):
         victim = narrow.worker(f"victim {life}", narrow.work(1000 + 20 * life, 20))
@@ -196,7 +196,7 @@ def test_members_that_are_killed_again_and_again(narrow: Town, redis_server: Red
     all_of([steady], 60)
     ledger = narrow.ledger()
     assert (0, []) == (ledger["refused"], ledger["violations"])
-    # A task is lost only where the kill came before anybody knew its id.
+    # A task is lost only if the kill came before its id was known.
     lost = [task["task_id"] for task in ledger["tasks"] if task["state"] == "expired"]
     [rows] = [name for name in redis_server.names() if name.endswith(":rows")]
     told = " ".join(redis_server.call("HVALS", rows))
@@ -209,7 +209,7 @@ def test_members_that_are_killed_again_and_again(narrow: Town, redis_server: Red
 def test_all_members_but_one_are_killed_while_redis_is_away(
     town: Town, redis_server: RedisServer
 ) -> None:
-    """Tasks whose owners die while nobody can tell are polled once Redis is back."""
+    """The tasks of the killed ones are polled once Redis is back."""
     steady, *others = begun(town, 4, 10)
     time.sleep(3)
     redis_server.pause()
@@ -232,11 +232,11 @@ def test_all_members_but_one_are_killed_while_redis_is_away(
 @pytest.mark.minutes
 @pytest.mark.parametrize("avatars", [0, 4], ids=["smiles", "avatars"])
 def test_redis_is_stopped_for_4_s(brisk: Town, redis_server: RedisServer, avatars: int) -> None:
-    """Nothing is created, all polls go on, and each process says what happened in two lines."""
+    """Nothing is created, all polls go on, and each process logs two lines."""
     programs = begun(brisk, 4, 15, avatars=avatars)
     time.sleep(2)
     redis_server.pause()
-    # What was on its way when the server stopped arrives.
+    # Requests that were under way when the server stopped arrive.
     time.sleep(1)
     before = brisk.ledger()["requests"]
     time.sleep(3)
@@ -253,8 +253,8 @@ def test_redis_is_stopped_for_4_s(brisk: Town, redis_server: RedisServer, avatar
 
 @long
 @pytest.mark.minutes
-def test_redis_is_stopped_again_and_again(narrow: Town, redis_server: RedisServer) -> None:
-    """A window that is full, a short lease, and a server that hangs: the account holds."""
+def test_redis_is_stopped_repeatedly(narrow: Town, redis_server: RedisServer) -> None:
+    """With a full window, a short lease and a server that hangs, the limits hold."""
     programs = begun(narrow, 4, 25)
     while any(program.process.poll() is None for program in programs):
         time.sleep(5)
@@ -270,7 +270,7 @@ def test_redis_is_stopped_again_and_again(narrow: Town, redis_server: RedisServe
 @pytest.mark.minutes
 @pytest.mark.parametrize("away", [0.0, 4.0])
 def test_redis_is_restarted(town: Town, redis_server: RedisServer, away: float) -> None:
-    """The server has forgotten everything: all write it again, nothing is lost."""
+    """The server has lost everything: all members write it again, and no task is lost."""
     programs = begun(town, 4, 10)
     time.sleep(1)
     redis_server.kill()
@@ -286,10 +286,10 @@ def test_redis_is_restarted(town: Town, redis_server: RedisServer, away: float) 
 @long
 @pytest.mark.minutes
 @pytest.mark.parametrize("restarts", [False, True], ids=["flushed", "restarted"])
-def test_redis_forgets_again_and_again(
+def test_redis_loses_its_data_repeatedly(
     narrow: Town, redis_server: RedisServer, restarts: bool
 ) -> None:
-    """A window that is full, and a ledger that is lost every three seconds: the account holds."""
+    """With a full window and a ledger that is lost every three seconds, the limits hold."""
     programs = begun(narrow, 4, 25)
     while any(program.process.poll() is None for program in programs):
         time.sleep(3)
@@ -305,7 +305,7 @@ def test_redis_forgets_again_and_again(
 @long
 @pytest.mark.minutes
 def test_a_process_begins_after_redis_was_flushed(narrow: Town, redis_server: RedisServer) -> None:
-    """What the others sent before the flush counts for one that comes after it."""
+    """The requests that others sent before the flush count for a later process."""
     programs = begun(narrow, 2, 30)
     time.sleep(8)
     redis_server.call("FLUSHALL")
@@ -320,10 +320,10 @@ def test_a_process_begins_after_redis_was_flushed(narrow: Town, redis_server: Re
 @pytest.mark.parametrize("silently", [False, True], ids=["refused", "silent"])
 @pytest.mark.parametrize("away", [4.0, 20.0])
 def test_some_do_not_reach_redis(slow: Town, proxy: Proxy, away: float, silently: bool) -> None:
-    """Who does not reach Redis polls on, and the others poll for it: nothing is lost.
+    """A process without Redis polls its tasks, and so do the others: no task is lost.
 
-    So these tasks are polled twice. Where the window has no room for that, the vendor refuses some
-    polls, and tasks may be lost.
+    These tasks are polled twice. If the window has no room for that, the vendor refuses some polls,
+    and tasks may be lost.
     """
     through = f"redis://127.0.0.1:{proxy.port}/0"
     ways = slow.share, slow.share, through, through
@@ -348,8 +348,8 @@ def test_some_do_not_reach_redis(slow: Town, proxy: Proxy, away: float, silently
 
 @long
 @pytest.mark.minutes
-def test_who_does_not_reach_redis_creates_nothing(brisk: Town, proxy: Proxy) -> None:
-    """With Redis out of reach for all, no task is created, and those that run are polled."""
+def test_without_redis_nothing_is_created(brisk: Town, proxy: Proxy) -> None:
+    """If no process reaches Redis, no task is created, and running ones are polled."""
     through = f"redis://127.0.0.1:{proxy.port}/0"
     programs = [
         brisk.worker(str(part), brisk.work(30 * part, 30, share=through)) for part in (0, 1)
@@ -377,7 +377,7 @@ USER = "alibaba"
 
 
 def share_on(server: RedisServer, **settings: object) -> Client:
-    """A client, unopened, of a vendor of its own whose smiles take 3 s."""
+    """An unopened client on a vendor of its own whose smiles take 3 s."""
     return client(swift(), **{"share": server.url(), **settings})
 
 
@@ -395,17 +395,17 @@ def swift() -> Sandbox:
     ],
     ids=["unreachable", "password", "policy", "scheme"],
 )
-async def test_a_server_that_is_no_use_is_told_at_opening(
+async def test_an_unusable_server_is_refused_at_opening(
     start_redis: StartRedis,
     caplog: pytest.LogCaptureFixture,
     settings: dict[str, str] | None,
     scheme: str,
     mend: str,
 ) -> None:
-    """The error says what to mend; neither it nor the log nor a repr shows the credentials."""
+    """The error says what to do; neither it nor the log nor a repr shows the credentials."""
     caplog.set_level(logging.DEBUG)
     server = start_redis(**settings or {})
-    # The default user takes any password where none is set.
+    # The default user accepts any password if none is set.
     name = "" if settings == {"maxmemory_policy": "allkeys-lru"} else f"{USER}:{SECRET}@"
     url = server.url(name).replace("redis:", f"{scheme}:")
     if settings is None:
@@ -422,10 +422,10 @@ async def test_a_server_that_is_no_use_is_told_at_opening(
 
 
 @pytest.mark.parametrize("isolated", [False, True])
-async def test_the_extra_is_missing(
+async def test_a_missing_extra_is_refused_at_opening(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, isolated: bool
 ) -> None:
-    """The error of opening says how to install it."""
+    """The error says how to install it."""
     monkeypatch.setattr(redis_module, "_INSTALLED", False)
     with pytest.raises(ConfigurationError, match=r'pip install "perfect_async\[redis\]"'):
         await share_on(redis_server, isolated=isolated).open()
@@ -435,7 +435,7 @@ async def test_the_extra_is_missing(
 async def test_a_client_closes_while_redis_is_away(
     redis_server: RedisServer, isolated: bool
 ) -> None:
-    """What waits for Redis is told that nothing was sent, and closing does not wait for Redis."""
+    """Waiting jobs fail as not sent, and closing does not wait for Redis."""
     opened = share_on(redis_server, isolated=isolated)
     async with opened:
         await opened.units()
@@ -450,10 +450,10 @@ async def test_a_client_closes_while_redis_is_away(
 
 @long
 @pytest.mark.minutes
-async def test_nobody_spins_while_redis_is_away(
+async def test_a_client_does_not_spin_while_redis_is_away(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A client that waits for Redis tries a few times a second, also with polls of its own."""
+    """It tries a few times a second, also with polls of its own."""
     steps = 0
     step = SharedKey.step
 
@@ -480,7 +480,7 @@ async def test_nobody_spins_while_redis_is_away(
 @long
 @pytest.mark.minutes
 async def test_an_idle_client_is_not_taken_for_dead(redis_server: RedisServer) -> None:
-    """A client that has done nothing for 16 s is a member still, and has read everything."""
+    """A client that has been idle for 16 s is still a member, and has read everything."""
     hosts = "https://yce-api-01.makeupar.com", "https://yce-api-01.perfectcorp.com"
     sandbox, url = swift(), redis_server.url()
     busy, idle = (client(sandbox, base_url=host, share=url) for host in hosts)

@@ -100,7 +100,7 @@ def test_two_processes_side_by_side(quick: Town) -> None:
 @pytest.mark.long
 @pytest.mark.minutes
 def test_two_runs_one_after_another(narrow: Town) -> None:
-    """A second run within the period waits for the window, says so once, and loses nothing."""
+    """A second run within the period waits for the window, logs that once, and loses nothing."""
     two_runs(narrow)
 
 
@@ -110,7 +110,7 @@ def test_two_runs_one_after_another(narrow: Town) -> None:
 @pytest.mark.minutes
 @pytest.mark.parametrize(("each", "avatars"), [(30, 0), (10, 4)], ids=["smiles", "avatars"])
 def test_four_processes_share_a_window(narrow: Town, each: int, avatars: int) -> None:
-    """Four processes at once, with more work than a window holds: nothing refused, nothing lost."""
+    """With more work than a window holds nothing is refused or lost."""
     four_share(narrow, each, avatars)
 
 
@@ -119,7 +119,7 @@ def test_four_processes_share_a_window(narrow: Town, each: int, avatars: int) ->
 @pytest.mark.long
 @pytest.mark.minutes
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_multiprocessing(town: Town, method: str) -> None:
+def test_child_processes_are_members(town: Town, method: str) -> None:
     """A process with an open client makes children that open clients of their own."""
     parent = town.program(
         "parent", "tests.support.processes", "fork", method, json.dumps(town.work(0, 24))
@@ -137,8 +137,8 @@ def test_multiprocessing(town: Town, method: str) -> None:
 @slow
 @pytest.mark.long
 @pytest.mark.minutes
-def test_two_event_loops_and_an_isolated_client(town: Town) -> None:
-    """Event loops of one process, and the thread of isolated clients, are members each."""
+def test_event_loops_and_isolated_clients_are_members(town: Town) -> None:
+    """Each event loop of a process, and the isolated clients' thread, is a member."""
     program = town.program(
         "threads", "tests.support.processes", "threads", json.dumps(town.work(0, 12))
     )
@@ -164,7 +164,7 @@ class Site:
         wait_for_port(self.program, self.port)
 
     def standings(self) -> dict[int, int]:
-        """How many members each worker that answers knows of."""
+        """The number of members that each answering worker knows of."""
         found: dict[int, int] = {}
         for _ in range(40):
             answer = httpx.get(f"{self.url}/standing", timeout=30).json()
@@ -172,7 +172,7 @@ class Site:
         return found
 
     def smiles(self, first: int, count: int) -> list[int]:
-        """Ask for so many smiles at once; gives which process made each."""
+        """Request so many smiles at once, and return the process that made each."""
         with ThreadPoolExecutor(count) as pool:
             return list(pool.map(self._smile, range(first, first + count)))
 
@@ -184,7 +184,7 @@ class Site:
         return pid
 
     def stop(self) -> None:
-        """End it as its manager does, with SIGTERM."""
+        """End the app with SIGTERM, as its manager does."""
         self.program.send(signal.SIGTERM)
         self.program.process.wait(PATIENCE)
         assert "Traceback" not in self.program.said(), self.program.said()
@@ -203,7 +203,7 @@ GUNICORN = (
 @pytest.mark.minutes
 @pytest.mark.parametrize("server", [UVICORN, GUNICORN], ids=["uvicorn", "gunicorn"])
 def test_a_web_app_with_four_workers(town: Town, server: tuple[str, ...]) -> None:
-    """Four workers of a web app are members of one ledger, beside a job that cron starts."""
+    """Four workers of a web app are members of one ledger, beside a cron job."""
     if server is GUNICORN:
         pytest.importorskip("uvicorn_worker")
     site = Site(town, *server)
@@ -227,7 +227,7 @@ def test_a_web_app_with_four_workers(town: Town, server: tuple[str, ...]) -> Non
 @pytest.mark.long
 @pytest.mark.minutes
 def test_a_web_app_with_too_many_requests(narrow: Town) -> None:
-    """What the workers are asked for together is more than a window holds: it is done later."""
+    """Requests of the workers beyond the window are sent later."""
     site = Site(narrow, *UVICORN)
     site.smiles(0, 100)
     site.stop()
@@ -239,7 +239,7 @@ def test_a_web_app_with_too_many_requests(narrow: Town) -> None:
 @pytest.mark.long
 @pytest.mark.minutes
 def test_webhooks_that_reach_any_worker(tmp_path: Path) -> None:
-    """A notification goes to one of four workers; the one whose task it is polls at once."""
+    """A notification reaches one of four workers, and the task's own worker polls at once."""
     port = free_port()
     with Town(
         tmp_path,
@@ -267,7 +267,7 @@ def test_webhooks_that_reach_any_worker(tmp_path: Path) -> None:
     ("stops", "avatars"), [(4.0, 0), (15.0, 0), (15.0, 4)], ids=["4 s", "15 s", "15 s, avatars"]
 )
 def test_a_member_that_is_stopped(town: Town, stops: float, avatars: int) -> None:
-    """A process is stopped and goes on: the others poll its tasks, and it loses none."""
+    """The others poll its tasks, and it loses none when it goes on."""
     one_stops(town, 3, stops, avatars)
 
 
@@ -277,7 +277,7 @@ def test_a_member_that_is_stopped(town: Town, stops: float, avatars: int) -> Non
 @pytest.mark.minutes
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_member_that_is_killed(town: Town, number: int) -> None:
-    """A process is killed: the others poll its tasks to their end, and are not held up."""
+    """The others poll its tasks to their ends, and are not delayed."""
     works = [town.work(10 * part, 10) for part in range(3)]
     killed, *others = [town.worker(str(part), work) for part, work in enumerate(works)]
     for program in (killed, *others):
@@ -297,8 +297,8 @@ def test_a_member_that_is_killed(town: Town, number: int) -> None:
 @slow
 @pytest.mark.long
 @pytest.mark.minutes
-def test_members_that_are_killed_again_and_again(narrow: Town) -> None:
-    """A member that comes after kills counts what the dead have sent: nothing is refused."""
+def test_members_that_are_killed_repeatedly(narrow: Town) -> None:
+    """A member that comes after kills counts the requests of the dead ones: none is refused."""
     steady = narrow.worker("steady", narrow.work(0, 60))
     for life in range(8):
         victim = narrow.worker(f"victim {life}", narrow.work(1000 + 20 * life, 20))
@@ -310,14 +310,14 @@ def test_members_that_are_killed_again_and_again(narrow: Town) -> None:
     all_done(steady.reports(), 60)
     ledger = narrow.ledger()
     assert (0, []) == (ledger["refused"], ledger["violations"])
-    # A task is lost only where the kill came before anybody knew its id.
+    # A task is lost only if the kill came before its id was known.
     lost = [task["task_id"] for task in ledger["tasks"] if task["state"] == "expired"]
     assert [] == [task_id for task_id in lost if task_id in known_tasks(narrow)]
     assert len(lost) <= 16
 
 
 def known_tasks(town: Town) -> str:
-    """What the ledger holds about creations of the last day."""
+    """The ledger's rows about creations of the last day."""
     [ledger] = [path for path in town.files() if re.fullmatch("ledger-[0-9a-f]+", path.name)]
     with contextlib.closing(sqlite3.connect(ledger)) as db:
         return "".join(body for (body,) in db.execute("SELECT body FROM jobs"))
@@ -343,7 +343,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.long
 @pytest.mark.minutes
 def test_a_disk_that_becomes_full(town: Town, disk: Path) -> None:
-    """Each process says once that it goes on alone; none hangs, and nothing is lost."""
+    """Each process logs once that it goes on alone; none hangs, and nothing is lost."""
     town.environment["PERFECT_ASYNC_STATE"] = str(disk)
     programs = [town.worker(str(part), town.work(10 * part, 10)) for part in range(2)]
     for program in programs:
@@ -365,7 +365,7 @@ def test_a_disk_that_becomes_full(town: Town, disk: Path) -> None:
 @pytest.mark.long
 @pytest.mark.minutes
 def test_a_disk_that_is_full(town: Town, disk: Path) -> None:
-    """A process that cannot make a ledger says so once, and works alone."""
+    """A process that cannot make a ledger logs that once, and works alone."""
     town.environment["PERFECT_ASYNC_STATE"] = str(disk)
     with contextlib.suppress(OSError), (disk / "filler").open("wb") as filler:
         while True:
@@ -383,7 +383,7 @@ def test_a_disk_that_is_full(town: Town, disk: Path) -> None:
 @pytest.mark.long
 @pytest.mark.minutes
 def test_a_file_that_must_not_grow(town: Town) -> None:
-    """A limit of the process on the size of its files ends the sharing, and nothing else."""
+    """A limit of the process on file sizes ends the sharing, and nothing else."""
     limited = town.worker("limited", town.work(0, 10, file_size=40_000))
     other = town.worker("other", town.work(10, 10))
 
@@ -397,7 +397,7 @@ def test_a_file_that_must_not_grow(town: Town) -> None:
 @pytest.mark.long
 @pytest.mark.minutes
 def test_a_home_that_is_read_only(town: Town, disk: Path) -> None:
-    """A lone process on a read-only home works alone, and does not warn."""
+    """A lone process works alone, and does not warn."""
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     town.environment["PERFECT_ASYNC_STATE"] = str(disk / "state")
     program = town.worker("alone", town.work(0, 5))
@@ -413,7 +413,7 @@ def test_a_home_that_is_read_only(town: Town, disk: Path) -> None:
 @pytest.mark.long
 @pytest.mark.minutes
 def test_a_state_folder_that_is_a_file(town: Town) -> None:
-    """A process whose state folder is no folder works alone."""
+    """A process whose state folder is a file works alone."""
     town.state.write_text("not a folder")
     program = town.worker("alone", town.work(0, 5))
 
@@ -426,7 +426,7 @@ def test_a_state_folder_that_is_a_file(town: Town) -> None:
 @slow
 @pytest.mark.long
 @pytest.mark.minutes
-def test_a_state_folder_that_is_deleted_again_and_again(narrow: Town) -> None:
+def test_a_state_folder_that_is_deleted_repeatedly(narrow: Town) -> None:
     """Processes whose ledger is deleted while they work meet again in a new one."""
     programs = [narrow.worker(str(part), narrow.work(30 * part, 30)) for part in range(3)]
     for program in programs:
@@ -444,7 +444,7 @@ def test_a_state_folder_that_is_deleted_again_and_again(narrow: Town) -> None:
 @pytest.mark.long
 @pytest.mark.minutes
 def test_a_ledger_that_a_crash_left(narrow: Town) -> None:
-    """What a killed process has sent counts for the next one, which begins as another cleans up."""
+    """The requests of a killed process count for the next one."""
     killed = narrow.worker("killed", narrow.work(0, 80))
     killed.until(lambda: sum(narrow.ledger()["requests"].values()) > 220)
     killed.send(signal.SIGKILL)
@@ -461,8 +461,8 @@ def test_a_ledger_that_a_crash_left(narrow: Town) -> None:
 @pytest.mark.long
 @pytest.mark.minutes
 @pytest.mark.parametrize("kind", ["garbage", "empty", "another format", "another boot"])
-def test_a_ledger_that_is_not_ours(town: Town, kind: str) -> None:
-    """A damaged ledger is made anew; one of another version or boot is another file."""
+def test_a_damaged_or_foreign_ledger(town: Town, kind: str) -> None:
+    """A damaged ledger is made again; one of another version or boot is another file."""
     all_done(town.worker("first", town.work(0, 3)).reports(), 3)
     [ledger] = [path for path in town.files() if path.name.startswith("ledger-")]
     match kind:
@@ -490,7 +490,7 @@ def test_a_ledger_that_is_not_ours(town: Town, kind: str) -> None:
 @pytest.mark.long
 @pytest.mark.minutes
 def test_processes_with_different_limits(narrow: Town) -> None:
-    """The strictest limits hold for both, and the process whose limits are wider says so."""
+    """The strictest limits hold for both, and the process with wider limits logs that."""
     different_limits(narrow)
 
 
@@ -500,13 +500,13 @@ def test_processes_with_different_limits(narrow: Town) -> None:
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A state folder of the test's own."""
+    """A state folder for the test."""
     monkeypatch.setenv(ledger_folder.STATE_VARIABLE, str(tmp_path / "state"))
     return tmp_path / "state"
 
 
 def members(sandbox: Sandbox, **settings: object) -> tuple[Client, Client]:
-    """Two members of the ledger of one key, unopened."""
+    """Two unopened members of the ledger of one key."""
     hosts = ("yce-api-01.makeupar.com", "yce-api-01.perfectcorp.com")
     one, two = (
         client(sandbox, base_url=f"https://{host}", share="machine", **settings) for host in hosts
@@ -535,7 +535,7 @@ def said(caplog: pytest.LogCaptureFixture, part: str) -> list[str]:
 async def test_a_member_waits_for_the_window_of_another(
     caplog: pytest.LogCaptureFixture, uploads: bool
 ) -> None:
-    """Two runs within a period: the second one waits, says so once, and loses nothing."""
+    """Of two runs within a period the second waits, logs that once, and loses nothing."""
     sandbox = vendor()
     first, second = members(sandbox)
     async with first:
@@ -543,7 +543,7 @@ async def test_a_member_waits_for_the_window_of_another(
             await first.units()
     async with second, asyncio.TaskGroup() as group:
         for _ in range(6):
-            # Now there is no room to register a file, too.
+            # Now there is no room for a registration either.
             await second.units()
         jobs = [Smile(portrait(number, 64)) if uploads else smile(number) for number in range(10)]
         run = group.create_task(done(second, jobs))
@@ -556,14 +556,14 @@ async def test_a_member_waits_for_the_window_of_another(
     assert [True] * 10 == run.result()
     assert 100 < waits[0][0] < 300
     assert waits[0][0] > waits[60][0] > 0 == waits[-1][0]
-    assert f"full ({waits[0][1]} of its 250 requests are other processes')" in line
+    assert f"other processes have sent {waits[0][1]} of its 250 requests" in line
     seconds = float(line.rpartition("about ")[2].removesuffix(" s."))
     assert waits[0][0] == pytest.approx(seconds, abs=2)
     assert_kept(sandbox, 10)
 
 
 def assert_kept(sandbox: Sandbox, pictures: int) -> None:
-    """Nothing was refused, lost, or paid twice, and no window was overdrawn."""
+    """Check that nothing was refused, lost or charged twice, and that the limits were kept."""
     ledger = sandbox.ledger
     assert (0, [], 0) == (ledger.refused.total(), ledger.violations, ledger.units_wasted)
     assert pictures == ledger.units_charged == ledger.tasks_by_state["success"]
@@ -572,7 +572,7 @@ def assert_kept(sandbox: Sandbox, pictures: int) -> None:
 
 @pytest.mark.usefixtures("state")
 async def test_the_strictest_settings_hold(caplog: pytest.LogCaptureFixture) -> None:
-    """Of two settings the strictest hold for both, said once in a line that names both."""
+    """The stricter of two settings hold for both, logged once in a line that names both."""
     caplog.set_level("INFO", "perfect_async")
     sandbox = vendor(requests=60)
     one, _ = members(sandbox, polling=Polling(insured=30.0))
@@ -583,13 +583,13 @@ async def test_the_strictest_settings_hold(caplog: pytest.LogCaptureFixture) -> 
     [line] = said(caplog, "has other settings")
 
     assert "This one has 250 requests in 300 s, 5 a second, and a lease of 10 s" in line
-    assert "while both run: 60 requests in 300 s, 3 a second, and a lease of 10 s" in line
+    assert "the strictest of each hold: 60 requests in 300 s, 3 a second, and a lease" in line
     assert_kept(sandbox, 40)
 
 
 @pytest.mark.usefixtures("state")
 async def test_a_notification_that_reaches_another_member() -> None:
-    """A process that gets the notification tells the owner, which polls within a second or so."""
+    """The owner of the task polls it within a second or so."""
     receiver: list[Client] = []
 
     async def deliver(body: bytes, headers: dict[str, str]) -> None:
@@ -611,8 +611,8 @@ async def test_a_notification_that_reaches_another_member() -> None:
 
 
 @pytest.mark.usefixtures("state")
-async def test_a_notification_that_overtakes_the_news_of_its_task() -> None:
-    """A member that is idle goes on looking for the owner of a task that it was told of."""
+async def test_a_notification_that_comes_before_its_tasks_row() -> None:
+    """An idle member keeps looking for the task that it was notified of."""
     idle: list[Client] = []
 
     async def deliver(body: bytes, headers: dict[str, str]) -> None:
@@ -638,7 +638,7 @@ async def test_a_notification_that_overtakes_the_news_of_its_task() -> None:
 
 @pytest.mark.usefixtures("state")
 async def test_reserved_polls_leave_while_the_ledger_is_locked(state: Path) -> None:
-    """Somebody holds the lock nearly all the time, while work waits: no task is lost."""
+    """No task is lost while the lock is nearly always held and work waits."""
     sandbox = vendor(durations={"ai-smile": Durations.fixed(25.0)})
     one, two = members(sandbox)
     async with one, two, asyncio.TaskGroup() as group:
@@ -657,7 +657,7 @@ async def test_reserved_polls_leave_while_the_ledger_is_locked(state: Path) -> N
     assert_kept(sandbox, 15)
 
 
-async def test_a_ledger_deleted_again_and_again(state: Path) -> None:
+async def test_a_ledger_that_is_deleted_repeatedly(state: Path) -> None:
     """Members whose ledger is deleted while they work write their rows again, and lose nothing."""
     sandbox = vendor()
     one, two = members(sandbox)

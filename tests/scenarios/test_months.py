@@ -1,4 +1,4 @@
-"""A client that runs for long: nothing grows, nothing is left, and no secret is in any log."""
+"""A client that runs for long: memory, files and threads do not grow, and no log has a secret."""
 
 import logging
 import multiprocessing
@@ -21,7 +21,7 @@ NOT_OURS = {"Failed", "TaskFailed", "Size", "Counter", "ReferenceType"}
 
 @attrs.frozen
 class Findings:
-    """What is different after a client has run: types of objects, open files, threads, and logs."""
+    """The differences after a client has run: objects, open files, threads and logs."""
 
     grown: Counter[str]
     opened: set[str]
@@ -30,7 +30,7 @@ class Findings:
 
 
 class Records(logging.Handler):
-    """A handler that keeps what is logged: its logger, its level and its text."""
+    """A handler that keeps the logger, level and text of each record."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,10 +104,10 @@ def process() -> Iterator[ProcessPoolExecutor]:
 def test_nothing_grows(
     process: ProcessPoolExecutor, stops: list[int], journal: bool, tmp_path: Path
 ) -> None:
-    """As many objects of each type after all jobs as after the first: done, failed, left, equal."""
+    """There are as many objects of each type after all jobs as after the first ones."""
     found = process.submit(run, stops, tmp_path / "jobs.db" if journal else None).result()
 
-    # Ones and twos are caches of the interpreter's; what grows, grows by the hundred.
+    # Differences of one or two are the interpreter's caches; a leak grows by hundreds.
     assert {} == {kind: number for kind, number in found.grown.items() if number > 10}
     assert set() == found.opened
     assert Counter() == found.started

@@ -1,4 +1,4 @@
-"""Equal jobs are one task, and what is finished is fetched again rather than bought again."""
+"""Equal jobs share one task, and a finished one is fetched again instead of bought again."""
 
 import asyncio
 from pathlib import Path
@@ -28,12 +28,12 @@ MP = pytest.MonkeyPatch
 HOUR = 3600.0
 
 
-# In flight.
+# Running jobs.
 
 
 @pytest.mark.parametrize("journal", [True, False])
-async def test_equal_runs(tmp_path: Path, monkeypatch: MP, journal: bool) -> None:
-    """Equal jobs that run at once are one task, of which the first pays."""
+async def test_equal_runs_share_one_task(tmp_path: Path, monkeypatch: MP, journal: bool) -> None:
+    """Equal jobs that run at once are one task, which the first one pays."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with (harness.client if journal else harness.plain)() as c:
         results = await asyncio.gather(*(c.run(Smile(face(3))) for _ in range(5)))
@@ -42,8 +42,8 @@ async def test_equal_runs(tmp_path: Path, monkeypatch: MP, journal: bool) -> Non
     assert 1 == harness.sandbox.ledger.units_charged == harness.sandbox.ledger.requests["upload"]
 
 
-async def test_equal_in_a_batch(tmp_path: Path, monkeypatch: MP) -> None:
-    """In a batch each of them has an outcome, and progress counts the units once."""
+async def test_equal_jobs_of_a_batch_share_one_task(tmp_path: Path, monkeypatch: MP) -> None:
+    """Each has an outcome, and progress counts the units once."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         batch = c.batch([Smile(face(n % 3)) for n in range(12)], save_to=harness.out)
@@ -63,8 +63,10 @@ async def test_equal_in_a_batch(tmp_path: Path, monkeypatch: MP) -> None:
         Avatar(face(3), STYLE, output_count=1),
     ],
 )
-async def test_other_jobs(tmp_path: Path, monkeypatch: MP, other: Job) -> None:
-    """Another picture, parameter, feature or key is another job."""
+async def test_different_jobs_have_different_tasks(
+    tmp_path: Path, monkeypatch: MP, other: Job
+) -> None:
+    """Another picture, parameter, feature or key makes another job."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         await asyncio.gather(c.run(Smile(face(3))), c.run(other))
@@ -72,8 +74,8 @@ async def test_other_jobs(tmp_path: Path, monkeypatch: MP, other: Job) -> None:
     assert 2 == len(harness.sandbox.ledger.tasks)
 
 
-async def test_urls(tmp_path: Path, monkeypatch: MP) -> None:
-    """URLs are equal by their text; signed ones are not, but by `key`."""
+async def test_equal_urls_are_equal_jobs(tmp_path: Path, monkeypatch: MP) -> None:
+    """URLs are equal by their text; signed ones are equal only by their `key`."""
     url = "https://pictures.example/1.jpg"
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
@@ -90,8 +92,10 @@ async def test_urls(tmp_path: Path, monkeypatch: MP) -> None:
 
 @pytest.mark.parametrize("pause", [0.0, 0.1, 0.7, 3.0])
 @pytest.mark.parametrize("who", ["leader", "follower", "both"])
-async def test_one_goes_away(tmp_path: Path, monkeypatch: MP, pause: float, who: str) -> None:
-    """Who is cancelled takes nothing from the other; if both are, what was not sent is not."""
+async def test_a_cancelled_caller_does_not_affect_an_equal_job(
+    tmp_path: Path, monkeypatch: MP, pause: float, who: str
+) -> None:
+    """If both callers are cancelled, an unsent job is not sent."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         both = [asyncio.ensure_future(c.run(job(1))) for _ in range(2)]
@@ -107,8 +111,10 @@ async def test_one_goes_away(tmp_path: Path, monkeypatch: MP, pause: float, who:
 
 
 @pytest.mark.parametrize("turns", range(6))
-async def test_another_comes_as_one_goes(tmp_path: Path, monkeypatch: MP, turns: int) -> None:
-    """An equal job that comes just when nobody waits for the first one any longer is done."""
+async def test_an_equal_job_that_comes_as_another_is_cancelled(
+    tmp_path: Path, monkeypatch: MP, turns: int
+) -> None:
+    """It is done, although nobody waits for the first one any longer."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.plain() as c:
         first = asyncio.ensure_future(c.run(smile(1)))
@@ -124,8 +130,10 @@ async def test_another_comes_as_one_goes(tmp_path: Path, monkeypatch: MP, turns:
     assert 1 == harness.sandbox.ledger.units_charged
 
 
-async def test_as_the_last_one_leaves(tmp_path: Path, monkeypatch: MP) -> None:
-    """Nor does it follow one that is on its way out and was not created."""
+async def test_an_equal_job_does_not_follow_a_cancelled_one(
+    tmp_path: Path, monkeypatch: MP
+) -> None:
+    """It does not follow a job that is being cancelled and was not created."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.plain() as c:
         session = c._session
@@ -139,8 +147,8 @@ async def test_as_the_last_one_leaves(tmp_path: Path, monkeypatch: MP) -> None:
     assert not isinstance(second.ending, Exception)
 
 
-async def test_all_fail_alike(tmp_path: Path, monkeypatch: MP) -> None:
-    """Equal jobs fail alike, each with an error of its own."""
+async def test_equal_jobs_fail_alike(tmp_path: Path, monkeypatch: MP) -> None:
+    """Each has an error of its own."""
     faults = Faults(engine_errors=1.0, engine_error_codes=("error_no_face",))
     harness = JournalHarness(tmp_path, monkeypatch, faults=faults)
     async with harness.client() as c:
@@ -150,17 +158,17 @@ async def test_all_fail_alike(tmp_path: Path, monkeypatch: MP) -> None:
     assert 1 == harness.sandbox.ledger.units_returned
 
 
-# Finished.
+# Finished jobs.
 
 
-async def test_fetched_again(tmp_path: Path, monkeypatch: MP) -> None:
-    """A finished job costs one status request within a day, in the same process and in the next."""
+async def test_a_finished_job_is_fetched_again(tmp_path: Path, monkeypatch: MP) -> None:
+    """It costs one status request within a day, in the same process and in the next."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         await all_of(c.batch([job(1)], save_to=tmp_path / "a"))
         before = sum(harness.sandbox.ledger.requests.values())
         outcomes = await all_of(c.batch([job(1)], save_to=tmp_path / "b"))
-        # A status, and the download.
+        # One for the status, and the download.
         assert 2 == sum(harness.sandbox.ledger.requests.values()) - before
         adds_up(c, harness.sandbox)
     await asyncio.sleep(23 * HOUR)
@@ -173,8 +181,8 @@ async def test_fetched_again(tmp_path: Path, monkeypatch: MP) -> None:
     assert [1, 1] == faces(path for outcome in done(outcomes) for path in outcome.files)
 
 
-async def test_after_a_day(tmp_path: Path, monkeypatch: MP) -> None:
-    """After a day it is bought again."""
+async def test_a_job_is_bought_again_after_a_day(tmp_path: Path, monkeypatch: MP) -> None:
+    """The vendor no longer has the result then."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         first = await c.run(job(1))
@@ -208,8 +216,8 @@ async def test_reuse(
     assert bought == len(harness.sandbox.ledger.tasks)
 
 
-async def test_without_a_journal(tmp_path: Path, monkeypatch: MP) -> None:
-    """Without a journal nothing is remembered, and each is bought."""
+async def test_without_a_journal_each_job_is_bought(tmp_path: Path, monkeypatch: MP) -> None:
+    """Nothing is remembered."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.plain() as c:
         await c.run(smile(1))
@@ -218,8 +226,8 @@ async def test_without_a_journal(tmp_path: Path, monkeypatch: MP) -> None:
     assert 2 == harness.sandbox.ledger.units_charged
 
 
-async def test_deleted(tmp_path: Path, monkeypatch: MP) -> None:
-    """A deleted task is not offered again; nor one that the vendor has lost."""
+async def test_a_deleted_task_is_not_fetched_again(tmp_path: Path, monkeypatch: MP) -> None:
+    """Nor is one that the vendor has lost."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         first = await c.run(smile(1))
@@ -228,7 +236,7 @@ async def test_deleted(tmp_path: Path, monkeypatch: MP) -> None:
         second = await c.run(smile(1))
         assert first.task_id != second.task_id
         adds_up(c, harness.sandbox)
-    # By somebody else.
+    # By another program.
     async with harness.plain() as c:
         await c.delete(second.task_id)
     async with harness.client() as c:
@@ -237,8 +245,8 @@ async def test_deleted(tmp_path: Path, monkeypatch: MP) -> None:
     assert before < harness.sandbox.ledger.requests["poll"]
 
 
-async def test_what_nobody_heard(tmp_path: Path, monkeypatch: MP) -> None:
-    """A job whose caller went away is found finished by the next one who asks."""
+async def test_a_result_that_nobody_took_is_fetched(tmp_path: Path, monkeypatch: MP) -> None:
+    """The job of a caller that left is found finished by the next one."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         gone = asyncio.ensure_future(c.run(job(1)))
@@ -253,8 +261,8 @@ async def test_what_nobody_heard(tmp_path: Path, monkeypatch: MP) -> None:
     assert 1 == harness.sandbox.ledger.units_charged
 
 
-async def test_no_growth(tmp_path: Path, monkeypatch: MP) -> None:
-    """What nobody heard of is kept for a day and no longer."""
+async def test_untaken_outcomes_are_kept_for_a_day(tmp_path: Path, monkeypatch: MP) -> None:
+    """They are dropped after that."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         assert c._session is not None
@@ -270,8 +278,10 @@ async def test_no_growth(tmp_path: Path, monkeypatch: MP) -> None:
         assert 3 >= len(await resumed(c))
 
 
-async def test_the_vendor_is_down(tmp_path: Path, monkeypatch: MP) -> None:
-    """Where a finished job cannot be asked for, it fails rather than being bought again."""
+async def test_a_finished_job_is_not_bought_again_during_an_outage(
+    tmp_path: Path, monkeypatch: MP
+) -> None:
+    """If it cannot be asked for, the job fails."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         await c.run(smile(1))
@@ -283,12 +293,12 @@ async def test_the_vendor_is_down(tmp_path: Path, monkeypatch: MP) -> None:
     assert 1 == harness.sandbox.ledger.units_charged
 
 
-# Saved.
+# Saved results.
 
 
 @pytest.mark.parametrize("kind", ["smile", "avatar"])
 async def test_a_saved_job_is_done(tmp_path: Path, monkeypatch: MP, kind: str) -> None:
-    """Three runs of one batch with a journal, a folder and `delete` cost once, whatever it is."""
+    """Three runs of a batch with a journal, a folder and `delete` cost once."""
     harness = JournalHarness(tmp_path, monkeypatch)
     jobs: list[Job] = [job(n) if kind == "smile" else avatar(4, key=str(n)) for n in range(5)]
     units = len(jobs) * jobs[0].units
@@ -302,7 +312,7 @@ async def test_a_saved_job_is_done(tmp_path: Path, monkeypatch: MP, kind: str) -
         files = [path for outcome in [*done(outcomes), *done(again)] for path in outcome.files]
         assert set(harness.out.iterdir()) == set(files)
         if turn == 0:
-            # One is retouched by its owner, and is never overwritten.
+            # The user has edited one of them, and it is never overwritten.
             files[0].write_bytes(b"retouched")
             kept = {path: path.read_bytes() for path in files}
         assert kept == {path: path.read_bytes() for path in files}
@@ -313,7 +323,7 @@ async def test_a_saved_job_is_done(tmp_path: Path, monkeypatch: MP, kind: str) -
 
 
 async def test_a_saved_job_whose_file_is_gone(tmp_path: Path, monkeypatch: MP) -> None:
-    """A file that was removed is fetched again while it can be, and is bought again after that."""
+    """The file is fetched again while that is possible, and bought again after that."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         [outcome] = done(await all_of(c.batch([job(1)], save_to=harness.out)))
@@ -332,7 +342,7 @@ async def test_a_saved_job_whose_file_is_gone(tmp_path: Path, monkeypatch: MP) -
 async def test_a_set_of_which_a_file_is_gone(
     tmp_path: Path, monkeypatch: MP, delete: bool, retouched: bool
 ) -> None:
-    """What is missing is fetched, or bought where the vendor has nothing; no file is replaced."""
+    """The missing file is fetched or bought again; no file is replaced."""
     harness = JournalHarness(tmp_path, monkeypatch)
     jobs = [avatar(4)]
     async with harness.client() as c:
@@ -345,20 +355,20 @@ async def test_a_set_of_which_a_file_is_gone(
             [again] = done(await all_of(c.batch(jobs, save_to=harness.out, delete=delete)))
             assert 4 == len(again.files) == len({file for file in again.files if file.is_file()})
             assert kept == {path: path.read_bytes() for path in kept}
-            # A set that is bought anew stays together.
+            # A set that is bought again stays together.
             anew = delete and retouched
             assert anew is set(outcome.files).isdisjoint(again.files)
         adds_up(c, harness.sandbox)
     assert (2 if delete else 1) == harness.sandbox.ledger.units_charged
 
 
-async def test_bought_anew_without_a_journal(tmp_path: Path, monkeypatch: MP) -> None:
-    """A batch replaces no file, also where nothing says whose it is."""
+async def test_a_batch_without_a_journal_replaces_no_file(tmp_path: Path, monkeypatch: MP) -> None:
+    """The files of unknown jobs stay."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.plain() as c:
         [first] = done(await all_of(c.batch([job(1)], save_to=harness.out)))
         [second] = done(await all_of(c.batch([job(1)], save_to=harness.out)))
-        # The vendor gives the same bytes again.
+        # The vendor returns the same bytes again.
         assert first.files == second.files
         first.files[0].write_bytes(b"retouched")
         [third] = done(await all_of(c.batch([job(1)], save_to=harness.out)))
@@ -368,7 +378,7 @@ async def test_bought_anew_without_a_journal(tmp_path: Path, monkeypatch: MP) ->
 
 @pytest.mark.parametrize("kind", ["smile", "avatar"])
 async def test_a_crash_between_two_files(tmp_path: Path, monkeypatch: MP, kind: str) -> None:
-    """What a process has written before it died is part of the set that the next one saves."""
+    """Files that were written before the crash are part of the set that the next process saves."""
     harness = JournalHarness(tmp_path, monkeypatch)
     c = await harness.client().open()
 
@@ -389,12 +399,12 @@ async def test_a_crash_between_two_files(tmp_path: Path, monkeypatch: MP, kind: 
     assert sorted(harness.out.iterdir()) == sorted(again.files)
 
 
-# Saved in another folder.
+# Results in another folder.
 
 
 @pytest.mark.parametrize("reason", ["deleted", "after a day"])
 async def test_another_folder_gets_copies(tmp_path: Path, monkeypatch: MP, reason: str) -> None:
-    """Files of another folder are copied where the vendor has none, and nothing is bought."""
+    """Files are copied if the vendor no longer has the result, and nothing is bought."""
     harness = JournalHarness(tmp_path, monkeypatch)
     delete = reason == "deleted"
     async with harness.client() as c:
@@ -413,7 +423,7 @@ async def test_another_folder_gets_copies(tmp_path: Path, monkeypatch: MP, reaso
 
 
 async def test_another_folder_without_the_files(tmp_path: Path, monkeypatch: MP) -> None:
-    """Where neither the vendor nor another folder has the files the job is bought again."""
+    """If neither the vendor nor another folder has the files, the job is bought again."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         [gone] = done(await all_of(c.batch([job(1)], save_to=tmp_path / "a", delete=True)))
@@ -440,7 +450,7 @@ async def test_copies_replace_nothing(tmp_path: Path, monkeypatch: MP) -> None:
 async def test_avatars_of_another_folder(
     tmp_path: Path, monkeypatch: MP, reuse: bool | None, bought: int
 ) -> None:
-    """What `reuse` fetches again is copied: by default, another folder gets other avatars."""
+    """With `reuse=True` avatars are copied; by default another folder gets new ones."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client(reuse=reuse) as c:
         for folder in ("a", "b"):
@@ -450,7 +460,7 @@ async def test_avatars_of_another_folder(
 
 
 async def test_reading_a_saved_result(tmp_path: Path, monkeypatch: MP) -> None:
-    """The result of a job that was saved before can be saved elsewhere while the vendor has it."""
+    """The result of a saved job can be saved elsewhere while the vendor has it."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         await all_of(c.batch([job(1)], save_to=harness.out))
@@ -460,7 +470,7 @@ async def test_reading_a_saved_result(tmp_path: Path, monkeypatch: MP) -> None:
 
 
 async def test_the_vendors_copies_are_deleted_later(tmp_path: Path, monkeypatch: MP) -> None:
-    """`delete` holds for a result that was saved without it before; once."""
+    """`delete` works, once, for a result that was saved without it before."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         await all_of(c.batch([job(1)], save_to=harness.out))
@@ -475,7 +485,7 @@ async def test_the_vendors_copies_are_deleted_later(tmp_path: Path, monkeypatch:
 async def test_a_run_that_stopped_at_its_ceiling(
     tmp_path: Path, monkeypatch: MP, delete: bool
 ) -> None:
-    """Repeated, it buys only what is missing."""
+    """A second run buys only the missing jobs."""
     harness = JournalHarness(tmp_path, monkeypatch)
     jobs = [job(n) for n in range(6)]
     for turn in (1, 2, 3, 4):
@@ -488,7 +498,7 @@ async def test_a_run_that_stopped_at_its_ceiling(
 async def test_a_journal_that_cannot_record_a_result(
     tmp_path: Path, monkeypatch: MP, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where a saved result cannot be recorded the vendor keeps its copy, and nothing is bought."""
+    """The vendor's copy of the saved result is kept, and nothing is bought."""
     harness = JournalHarness(tmp_path, monkeypatch)
 
     def full(*_: object) -> None:
@@ -499,18 +509,19 @@ async def test_a_journal_that_cannot_record_a_result(
             patch.setattr(SqliteJournal, "save_result", full)
             [outcome] = done(await all_of(c.batch([job(1)], save_to=harness.out, delete=True)))
         assert outcome.files
-        assert "not in the journal" in caplog.text
+        assert "could not be written to the journal" in caplog.text
+        assert "Nothing was bought" not in caplog.text
     async with harness.client() as c:
         assert 1 == len(done(await all_of(c.batch([job(1)], save_to=harness.out, delete=True))))
     assert 1 == harness.sandbox.ledger.units_charged
 
 
-# One key, one picture.
+# The picture of a key.
 
 
 @pytest.mark.parametrize("journal", [True, False])
 async def test_another_picture_in_one_batch(tmp_path: Path, monkeypatch: MP, journal: bool) -> None:
-    """A job whose key names another picture is refused, names both, and the others go on."""
+    """A job whose key names another picture is refused with both names, and the others go on."""
     harness = JournalHarness(tmp_path, monkeypatch)
     (tmp_path / "one.jpg").write_bytes(face(1))
     (tmp_path / "two.jpg").write_bytes(face(2))
@@ -532,7 +543,7 @@ async def test_another_picture_in_one_batch(tmp_path: Path, monkeypatch: MP, jou
 
 @pytest.mark.parametrize("state", ["over", "running"])
 async def test_another_picture_in_another_run(tmp_path: Path, monkeypatch: MP, state: str) -> None:
-    """A journal knows the picture of a key, of a job that is over and of one that is not."""
+    """The journal knows the picture of a key, of ended and of unended jobs."""
     harness = JournalHarness(tmp_path, monkeypatch)
     c = await harness.client().open()
     running = asyncio.ensure_future(c.run(Smile(face(1), key="k")))
@@ -552,7 +563,7 @@ async def test_another_picture_in_another_run(tmp_path: Path, monkeypatch: MP, s
 
 
 async def test_a_key_is_free_again_after_a_failure(tmp_path: Path, monkeypatch: MP) -> None:
-    """A key whose job failed without a charge may come with another picture."""
+    """A key whose job failed without a charge may name another picture."""
     faults = Faults(engine_errors=1.0, engine_error_codes=("error_no_face",))
     harness = JournalHarness(tmp_path, monkeypatch, faults=faults)
     async with harness.client() as c:

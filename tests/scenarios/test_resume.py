@@ -1,4 +1,4 @@
-"""A process ends at any moment, and the next one on its journal goes on: nothing paid is lost."""
+"""A process ends at any moment, and the next one on its journal loses no charged task."""
 
 import asyncio
 import random
@@ -60,7 +60,7 @@ def on_disk(folder: Path, numbers: range) -> list[Smile]:
 
 
 def number_of(outcome: Outcome) -> int:
-    """The number of the face that went in, by the file's name."""
+    """The number of the face in a file, by the file's name."""
     return int(Path(str(outcome.job.source)).stem)
 
 
@@ -108,10 +108,10 @@ async def test_any_moment(tmp_path: Path, monkeypatch: MP, seed: int) -> None:
         await asyncio.wait([working], timeout=rng.uniform(0, 25))
         seen = len(told)
         await harness.crash(c, working)
-        # What a dead process says is heard by nobody.
+        # The output of a dead process is lost.
         del told[seen:]
         await asyncio.sleep(rng.choice([0.0, 1.0, 4.0, 30.0]))
-    # The last one has a good day, and runs again what failed.
+    # The last one meets no faults, and runs the failed jobs again.
     harness.sandbox.faults = Faults()
     async with harness.client() as c:
         told += await resumed(c)
@@ -127,8 +127,8 @@ async def test_any_moment(tmp_path: Path, monkeypatch: MP, seed: int) -> None:
     doubts = sum(isinstance(o.error, SubmissionInDoubt) for o in told)
     lost = sum(isinstance(o.error, TaskExpired) for o in told)
     assert set(range(12)) == set(counts)
-    # A picture was charged again only where somebody was told and agreed, or (with `delete`)
-    # where the vendor's copy was gone and it was asked for once more.
+    # A picture was charged again only if its caller agreed, or (with `delete`)
+    # if the vendor's copy was gone and the job was run again.
     if not delete:
         assert counts.total() <= 12 + doubts
     ledger = harness.sandbox.ledger
@@ -136,11 +136,11 @@ async def test_any_moment(tmp_path: Path, monkeypatch: MP, seed: int) -> None:
     assert [] == ledger.violations
 
 
-# What is left.
+# Jobs of a former process.
 
 
-async def test_a_new_journal(tmp_path: Path, monkeypatch: MP) -> None:
-    """There is nothing to resume on a new journal, nor where all was told."""
+async def test_a_new_journal_has_nothing_to_resume(tmp_path: Path, monkeypatch: MP) -> None:
+    """Nor has one whose outcomes were all taken."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         assert [] == await resumed(c)
@@ -150,8 +150,8 @@ async def test_a_new_journal(tmp_path: Path, monkeypatch: MP) -> None:
         adds_up(c, harness.sandbox, elsewhere=1)
 
 
-async def test_without_a_journal(tmp_path: Path, monkeypatch: MP) -> None:
-    """Resuming needs a journal, and an open client."""
+async def test_resuming_needs_a_journal(tmp_path: Path, monkeypatch: MP) -> None:
+    """It also needs an open client."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.plain() as c:
         with pytest.raises(ConfigurationError, match="journal"):
@@ -160,8 +160,8 @@ async def test_without_a_journal(tmp_path: Path, monkeypatch: MP) -> None:
         harness.client().resume()
 
 
-async def test_leases_first(tmp_path: Path, monkeypatch: MP) -> None:
-    """What runs is asked for before anything else, then what is in doubt, then what is new."""
+async def test_running_tasks_are_resumed_first(tmp_path: Path, monkeypatch: MP) -> None:
+    """They are polled before doubts are settled and new jobs are created."""
     harness = JournalHarness(tmp_path, monkeypatch, durations={"ai-smile": Durations.fixed(30.0)})
     stop = Stop(harness, 6)
     c = await harness.client(stop).open()
@@ -181,7 +181,7 @@ async def test_leases_first(tmp_path: Path, monkeypatch: MP) -> None:
 
 
 class Stop:
-    """After `left` creations nothing is answered, and none is executed."""
+    """After `left` creations nothing is answered or executed."""
 
     def __init__(self, harness: JournalHarness, left: int) -> None:
         self._left = left
@@ -196,8 +196,8 @@ class Stop:
         return None
 
 
-async def test_what_is_lost(tmp_path: Path, monkeypatch: MP) -> None:
-    """A task whose lease had ended is `TaskExpired` with its units counted, once."""
+async def test_a_lost_task_is_reported_once(tmp_path: Path, monkeypatch: MP) -> None:
+    """A task whose lease had ended raises `TaskExpired` with its units."""
     harness = JournalHarness(tmp_path, monkeypatch)
     c = await harness.client().open()
     jobs: list[Job] = [smile(1), avatar(8, key="a")]
@@ -219,7 +219,7 @@ async def test_what_is_lost(tmp_path: Path, monkeypatch: MP) -> None:
 
 
 async def frozen(harness: JournalHarness, jobs: list[Smile], monkeypatch: MP) -> None:
-    """A process that has taken `jobs` in, has uploaded nothing, and dies."""
+    """A process that has accepted `jobs` and dies before an upload."""
 
     async def forever(*_: object, **__: object) -> None:
         await asyncio.sleep(1e6)
@@ -232,8 +232,8 @@ async def frozen(harness: JournalHarness, jobs: list[Smile], monkeypatch: MP) ->
         await harness.crash(c, *working)
 
 
-async def test_sources(tmp_path: Path, monkeypatch: MP) -> None:
-    """What was not uploaded is created from its file; bytes and changed files are `SourceLost`."""
+async def test_sources_of_former_jobs(tmp_path: Path, monkeypatch: MP) -> None:
+    """A file that was not uploaded is used again; bytes and changed files are `SourceLost`."""
     harness = JournalHarness(tmp_path, monkeypatch)
     jobs = [*on_disk(tmp_path / "in", range(1, 4)), job(4)]
     await frozen(harness, jobs, monkeypatch)
@@ -249,8 +249,8 @@ async def test_sources(tmp_path: Path, monkeypatch: MP) -> None:
     assert 1 == harness.sandbox.ledger.units_charged
 
 
-async def test_uploaded_bytes(tmp_path: Path, monkeypatch: MP) -> None:
-    """Bytes that had been uploaded are created from the vendor's copy."""
+async def test_uploaded_bytes_are_used_again(tmp_path: Path, monkeypatch: MP) -> None:
+    """The job is created from the vendor's copy."""
     harness = JournalHarness(tmp_path, monkeypatch)
     stop = Stop(harness, 0)
 
@@ -272,8 +272,8 @@ async def test_uploaded_bytes(tmp_path: Path, monkeypatch: MP) -> None:
 
 
 @pytest.mark.parametrize("signed", [True, False])
-async def test_urls(tmp_path: Path, monkeypatch: MP, signed: bool) -> None:
-    """A URL is created again, a signed one is not kept: neither in the journal, nor its job."""
+async def test_urls_of_former_jobs(tmp_path: Path, monkeypatch: MP, signed: bool) -> None:
+    """A URL is used again; a signed one is not in the journal, so its job is lost."""
     harness = JournalHarness(tmp_path, monkeypatch)
     one = Smile(f"https://pictures.example/1.jpg{'?X-Amz-Signature=SECRET' if signed else ''}")
 
@@ -295,8 +295,8 @@ async def test_urls(tmp_path: Path, monkeypatch: MP, signed: bool) -> None:
     assert ([SourceLost] if signed else []) == errors(outcomes)
 
 
-async def test_no_picture_and_no_key(tmp_path: Path, monkeypatch: MP) -> None:
-    """Neither pictures nor the API key are in the journal, and nobody else may read it."""
+async def test_the_journal_has_no_picture_and_no_key(tmp_path: Path, monkeypatch: MP) -> None:
+    """Only its user can read it."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         await c.run(Smile(face(3)))
@@ -307,8 +307,8 @@ async def test_no_picture_and_no_key(tmp_path: Path, monkeypatch: MP) -> None:
     assert KEY.encode() not in held
 
 
-async def test_the_window(tmp_path: Path, monkeypatch: MP) -> None:
-    """What the former process had spent of the window is not spent twice."""
+async def test_the_window_of_the_former_process_counts(tmp_path: Path, monkeypatch: MP) -> None:
+    """Its requests are not sent a second time."""
     harness = JournalHarness(tmp_path, monkeypatch, requests=60, period=100.0)
     limits = Limits(requests=60, period=100.0)
     polling = Polling(insured=10.0, give_up_after=60.0)
@@ -321,8 +321,8 @@ async def test_the_window(tmp_path: Path, monkeypatch: MP) -> None:
     assert 0 == sum(harness.sandbox.ledger.refused.values())
 
 
-async def test_one_writer(tmp_path: Path, monkeypatch: MP) -> None:
-    """A second client on the journal gets a clear error, and the first one goes on."""
+async def test_a_second_client_on_a_journal_is_refused(tmp_path: Path, monkeypatch: MP) -> None:
+    """It gets a clear error, and the first one goes on."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         with pytest.raises(JournalError, match="in use"):
@@ -331,10 +331,10 @@ async def test_one_writer(tmp_path: Path, monkeypatch: MP) -> None:
         adds_up(c, harness.sandbox)
 
 
-async def test_a_client_beside(
+async def test_clients_with_and_without_a_journal(
     tmp_path: Path, monkeypatch: MP, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A client with a journal may close before another one on the same key, and be opened again."""
+    """A client with a journal may close before another one on the key, and be opened again."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.plain() as other:
         transport = other._transport
@@ -354,7 +354,7 @@ async def test_a_client_beside(
 
 
 async def started(harness: JournalHarness, jobs: list[Smile]) -> list[str]:
-    """A process that has created `jobs` and dies; the ids of their tasks."""
+    """A process that has created `jobs` and dies, and the ids of its tasks."""
     c = await harness.client().open()
     working = [asyncio.ensure_future(c.run(one)) for one in jobs]
     await until(lambda: len(harness.sandbox.ledger.tasks) == len(jobs))
@@ -363,8 +363,8 @@ async def started(harness: JournalHarness, jobs: list[Smile]) -> list[str]:
     return [task.task_id for task in harness.sandbox.ledger.tasks]
 
 
-async def test_submitted_instead(tmp_path: Path, monkeypatch: MP) -> None:
-    """A job that is submitted again goes on as the former process left it; others are resumed."""
+async def test_a_former_job_is_submitted_again(tmp_path: Path, monkeypatch: MP) -> None:
+    """It goes on as the former process left it; the others are resumed."""
     harness = JournalHarness(tmp_path, monkeypatch)
     ids = await started(harness, [job(n) for n in range(3)])
     async with harness.client() as c:
@@ -379,8 +379,10 @@ async def test_submitted_instead(tmp_path: Path, monkeypatch: MP) -> None:
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.2, 6.0])
-async def test_resumed_and_attached(tmp_path: Path, monkeypatch: MP, pause: float) -> None:
-    """A task may be resumed and attached at once, and others go on."""
+async def test_a_task_is_resumed_and_attached_at_once(
+    tmp_path: Path, monkeypatch: MP, pause: float
+) -> None:
+    """The other tasks go on."""
     harness = JournalHarness(tmp_path, monkeypatch, durations={"ai-smile": Durations.fixed(4.0)})
     ids = await started(harness, [smile(n) for n in range(3)])
     async with harness.client() as c:
@@ -393,8 +395,8 @@ async def test_resumed_and_attached(tmp_path: Path, monkeypatch: MP, pause: floa
     assert 3 == len(done(outcomes))
 
 
-async def test_closed_while_it_resumes(tmp_path: Path, monkeypatch: MP) -> None:
-    """A client that closes before all is done leaves the rest to the next one."""
+async def test_a_client_that_closes_while_it_resumes(tmp_path: Path, monkeypatch: MP) -> None:
+    """The rest is left to the next client."""
     harness = JournalHarness(tmp_path, monkeypatch, durations={"ai-smile": Durations.fixed(60.0)})
     await started(harness, [smile(n) for n in range(3)])
     async with harness.client(drain=1.0) as c, c.resume():
@@ -408,8 +410,8 @@ async def test_closed_while_it_resumes(tmp_path: Path, monkeypatch: MP) -> None:
     paid(outcomes, harness.sandbox)
 
 
-async def test_closed_before_the_creation(tmp_path: Path, monkeypatch: MP) -> None:
-    """What a client that closes has not created was told to its caller, and is not resumed."""
+async def test_a_client_that_closes_before_the_creation(tmp_path: Path, monkeypatch: MP) -> None:
+    """Its callers were told that the jobs were not created, so they are not resumed."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         working = asyncio.ensure_future(all_of(c.batch([smile(n) for n in range(20)])))
@@ -422,8 +424,8 @@ async def test_closed_before_the_creation(tmp_path: Path, monkeypatch: MP) -> No
     assert created == harness.sandbox.ledger.units_charged
 
 
-async def test_as_many_as_the_former_process_had(tmp_path: Path, monkeypatch: MP) -> None:
-    """All that ran are kept alive, though a new process would not have created as many."""
+async def test_all_running_tasks_are_kept_alive(tmp_path: Path, monkeypatch: MP) -> None:
+    """A new process would not have created as many."""
     harness = JournalHarness(tmp_path, monkeypatch, durations={"ai-smile": Durations.fixed(12.0)})
     c = await harness.client().open()
     working = asyncio.ensure_future(all_of(c.batch([smile(n) for n in range(60)])))
@@ -436,8 +438,8 @@ async def test_as_many_as_the_former_process_had(tmp_path: Path, monkeypatch: MP
     assert 0 == harness.sandbox.ledger.units_wasted
 
 
-async def test_taken_up_before_its_creation(tmp_path: Path, monkeypatch: MP) -> None:
-    """What was not created goes on with the picture that is submitted again, resumed or not."""
+async def test_a_former_job_uses_the_new_picture(tmp_path: Path, monkeypatch: MP) -> None:
+    """A job that was not created uses the picture that is submitted again."""
     harness = JournalHarness(tmp_path, monkeypatch)
     await frozen(harness, [job(4)], monkeypatch)
     async with harness.client() as c:
@@ -451,8 +453,8 @@ async def test_taken_up_before_its_creation(tmp_path: Path, monkeypatch: MP) -> 
     assert 1 == harness.sandbox.ledger.units_charged
 
 
-async def test_resumed_twice(tmp_path: Path, monkeypatch: MP) -> None:
-    """Two that resume get the same ends; what can only be told once is told to the first."""
+async def test_two_that_resume_get_the_same_outcomes(tmp_path: Path, monkeypatch: MP) -> None:
+    """An outcome that can be reported only once goes to the first."""
     harness = JournalHarness(tmp_path, monkeypatch)
     await frozen(harness, [job(4)], monkeypatch)
     async with harness.client() as c:
@@ -461,14 +463,14 @@ async def test_resumed_twice(tmp_path: Path, monkeypatch: MP) -> None:
         assert [JobRefused] == errors(await all_of(second))
 
 
-# One loop for what was left and for what is new.
+# One batch for former and new jobs.
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-async def test_a_batch_begins_with_what_was_left(
+async def test_a_batch_begins_with_former_jobs(
     tmp_path: Path, monkeypatch: MP, ordered: bool
 ) -> None:
-    """`resume=True` gives what the last process left, then the jobs, with one progress."""
+    """With `resume=True` they come before the given jobs, with one progress."""
     harness = JournalHarness(tmp_path, monkeypatch, durations={"ai-smile": Durations.fixed(20.0)})
     c = await harness.client().open()
     for number in (1, 2):
@@ -490,8 +492,8 @@ async def test_a_batch_begins_with_what_was_left(
     assert 4 == harness.sandbox.ledger.units_charged
 
 
-async def test_a_batch_that_names_what_was_left(tmp_path: Path, monkeypatch: MP) -> None:
-    """A job that was left and is among the jobs as well has one task, and is paid for once."""
+async def test_a_batch_that_names_a_former_job(tmp_path: Path, monkeypatch: MP) -> None:
+    """A former job that is also among the given ones has one task, and is charged once."""
     harness = JournalHarness(tmp_path, monkeypatch, durations={"ai-smile": Durations.fixed(20.0)})
     c = await harness.client().open()
     for number in (1, 2):
@@ -506,7 +508,7 @@ async def test_a_batch_that_names_what_was_left(tmp_path: Path, monkeypatch: MP)
 
 
 async def test_a_batch_on_a_new_journal_resumes_nothing(tmp_path: Path, monkeypatch: MP) -> None:
-    """Where nothing was left the batch is one of its jobs; without a journal it is refused."""
+    """The batch has only the given jobs; without a journal it is refused."""
     harness = JournalHarness(tmp_path, monkeypatch)
     async with harness.client() as c:
         batch = c.batch([job(1)], resume=True)
@@ -521,7 +523,7 @@ async def test_a_batch_on_a_new_journal_resumes_nothing(tmp_path: Path, monkeypa
 async def test_leaving_a_batch_that_resumes_closes_its_source(
     tmp_path: Path, monkeypatch: MP
 ) -> None:
-    """The source of the jobs is closed where the block is left, and its error is raised."""
+    """The source is closed when the block is left, and its error is raised."""
     harness = JournalHarness(tmp_path, monkeypatch)
     closed: list[bool] = []
 

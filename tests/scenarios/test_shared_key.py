@@ -1,4 +1,4 @@
-"""Somebody else uses the same key and does not say so: through the client, and the benchmark."""
+"""Another user of the same key without a ledger: through the client, and the benchmark."""
 
 import asyncio
 import math
@@ -19,7 +19,7 @@ from tests.support.sandboxed import KEY, avatar, client, clock, smiles, vendor
 
 
 async def other(sandbox: Sandbox, share: float, until: float) -> None:
-    """Take `share` of the window of the same key until then, whatever is refused."""
+    """Use `share` of the key's window until the end, whatever is refused."""
     headers = {"Authorization": f"Bearer {KEY}"}
     async with httpx.AsyncClient(
         transport=sandbox.transport(), base_url="https://yce-api-01.makeupar.com", headers=headers
@@ -30,7 +30,7 @@ async def other(sandbox: Sandbox, share: float, until: float) -> None:
 
 
 def silence(sandbox: Sandbox) -> float:
-    """The longest time from a refusal of ours to our next accepted request."""
+    """The longest time from a refusal to the client's next accepted request."""
     ours = [entry for entry in sandbox.ledger.log if entry.kind in {"task", "poll"}]
     longest, since = 0.0, math.inf
     for entry in ours:
@@ -72,14 +72,14 @@ async def test_what_is_lost_is_told_and_nobody_is_locked_out() -> None:
 
 
 async def later(sandbox: Sandbox, end: asyncio.Event) -> None:
-    """From 100 s on, until `end`, somebody else takes 60 %."""
+    """A foreign user who takes 60 % from 100 s on, until `end`."""
     await asyncio.sleep(100)
     while not end.is_set():
         await other(sandbox, 0.6, clock() + 60)
 
 
 def test_refused_requests_of_others_count() -> None:
-    """The model's window holds what others send, also what is refused, and their tries again."""
+    """The model's window counts the requests of others, their refused ones and retries included."""
     foreign = Foreign(0.5, start=-100, stop=0, retries=2, pause=1.0)
     model = Vendor(Limits(10, 100.0, 5), random.Random(1), [foreign])
     assert [True] * 5 == [model.admits(second * SECOND, "Poll") for second in range(5)]
@@ -88,19 +88,19 @@ def test_refused_requests_of_others_count() -> None:
     assert 5 == len(model.others)
     busy = Vendor(Limits(1, 100.0, 5), random.Random(1), [Foreign(4.0, 0, 50, retries=2)])
     busy.admits(100 * SECOND, "Poll")
-    # One is let in, and one is refused and tried twice more.
+    # One is accepted, and one is refused and tried twice more.
     assert 4 == len(busy.others)
 
 
 @pytest.mark.parametrize("poisson", [False, True])
 def test_others_take_their_share(poisson: bool) -> None:
-    """As many requests as the share of the window says, from start to stop."""
+    """The foreign user sends as many requests as its share of the window, from start to stop."""
     times = list(Foreign(0.6, -300, 2700, poisson=poisson).times(Limits(), random.Random(1)))
     assert len(times) == pytest.approx(1500, rel=0.07)
     assert -300 * SECOND <= times[0] < times[-1] < 2700 * SECOND
 
 
-def test_whoever_is_alone_is_not_refused() -> None:
+def test_a_lone_user_is_not_refused() -> None:
     """Without foreign use nothing is lost or refused, and the whole window is assumed."""
     outcome = simulate(lognormal(20, 8, 0.35)(random.Random(1)), seed=1)
     assert (0, 0, 0.0) == (outcome.lost, outcome.refused, outcome.at_stake)
@@ -118,7 +118,7 @@ def test_whoever_is_alone_is_not_refused() -> None:
     ],
 )
 def test_creations_adapt(share: float, start: float, most: int) -> None:
-    """What was in flight at contact may be lost, and hardly anything that is created later."""
+    """Tasks in flight at the first contact may be lost; later ones hardly are."""
     durations = lognormal(60, 60, 0.4)(random.Random(3))
     foreign = [Foreign(share, start)]
     outcome = simulate(durations, seed=3, foreign=foreign, until=10_000)
@@ -136,7 +136,7 @@ def test_creations_adapt(share: float, start: float, most: int) -> None:
 
 
 def test_the_least_time() -> None:
-    """Alone it is the model's bound; beside others a window holds what they leave."""
+    """It is the model's bound; beside others a window holds what they leave."""
     durations = [15.0] * 60
     nothing = outcome_of(created=(0.0,) * 60)
     # 3 registrations, 60 creations and 120 polls, five at once each second.
@@ -144,7 +144,7 @@ def test_the_least_time() -> None:
     assert 36.0 == shared_key.least_time(durations, nothing, gone, 1)
     beside = shared_key.least_time(durations, nothing, [Foreign(0.6)], 1)
     assert 300 < beside < 400
-    # Everything was created before the other came: nothing is left to do.
+    # Everything was created before the foreign use began.
     assert 0 == shared_key.least_time(durations, nothing, [Foreign(0.6, 10_000.0)], 1)
 
 
@@ -156,8 +156,8 @@ def outcome_of(
     )
 
 
-def test_a_lockout_is_our_own_doing() -> None:
-    """Time counts in which the window would have had room, but for what we had refused."""
+def test_a_lockout_counts_only_own_refusals() -> None:
+    """Time counts in which the window would have room without the client's refused requests."""
     sent = (
         Sent(0.0, "Poll", refused=True, full=True),
         Sent(700.0, "Poll", refused=False, full=False),

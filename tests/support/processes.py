@@ -286,7 +286,7 @@ def two_runs(town: Town) -> None:
 
     assert report["waited"] > 3
     assert 1 == second.said().count("The request window of this key is full")
-    assert "the first job is sent in about" in second.said()
+    assert "The first job is sent in about" in second.said()
     check(town, 24)
 
 
@@ -306,7 +306,7 @@ def different_limits(town: Town) -> None:
     all_of([wide, strict], 60)
     assert 1 == wide.said().count("has other settings")
     assert "This one has 500 requests in 75 s, 40 a second" in wide.said()
-    assert "hold while both run: 250 requests in 75 s, 20 a second" in wide.said()
+    assert "the strictest of each hold: 250 requests in 75 s, 20 a second" in wide.said()
     assert "has other settings" not in strict.said()
     check(town, 60)
 

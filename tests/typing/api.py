@@ -1,7 +1,7 @@
-"""The types that users see: checked by mypy and pyright, never run.
+"""The types of the public API; mypy and pyright check this file, and it is never run.
 
-What must be an error is marked as one, and both report a mark that is not needed,
-so that a type that became looser fails the check.
+Lines that must be errors are marked, and both checkers report an unneeded mark, so a type that
+becomes looser fails the check.
 """
 
 # pyright: strict, reportUnnecessaryTypeIgnoreComment=true
@@ -93,7 +93,7 @@ def _on_text(text: str) -> None:
 
 
 def clients(transport: httpx.AsyncBaseTransport, sandbox: Sandbox) -> None:
-    """Every argument has a default; all but the key are by name."""
+    """Every argument has a default, and all but the key are keyword-only."""
     assert_type(Client(), Client)
     assert_type(Client("key"), Client)
     Client(
@@ -191,7 +191,7 @@ def any_feature(path: Path, data: bytes) -> None:
 
 
 async def features(client: Client) -> None:
-    """A task of any feature is known by path and version; its answer is whatever it is."""
+    """A task of any feature has a path and a version, and its answer has any type."""
     result = await client.attach("skin-analysis", "id", version="v2.1")
     assert_type(result.raw, object)
     assert_type(result.outputs, tuple[ResultImage, ...])
@@ -201,7 +201,7 @@ async def features(client: Client) -> None:
 
 
 async def one_picture(client: Client, path: Path) -> None:
-    """`run` gives a `Result`, `save` paths."""
+    """`run` returns a `Result`, and `save` returns paths."""
     result = await client.run(Smile(path), timeout=60)
     assert_type(result, Result)
     assert_type(await client.run(Avatar(path, "x")), Result)
@@ -236,7 +236,7 @@ async def one_picture(client: Client, path: Path) -> None:
 
 
 async def handles(client: Client, path: Path) -> None:
-    """`submit` gives a `Task`, which is awaited for a `Result`."""
+    """`submit` returns a `Task`, and awaiting that returns a `Result`."""
     task = await client.submit(Smile(path), 5, save_to=path, delete=True, give_up_after=60)
     _ = assert_type(task, Task)
     _ = assert_type(
@@ -269,7 +269,7 @@ async def handles(client: Client, path: Path) -> None:
 
 
 async def open_and_close(client: Client) -> None:
-    """`open` gives the client itself, and so does `async with`."""
+    """`open` and `async with` return the client itself."""
     assert_type(await client.open(), Client)
     await client.close()
     async with client as entered:
@@ -323,7 +323,7 @@ async def many_pictures(client: Client, photos: list[Path], path: Path) -> None:
 
 
 def outcomes(outcome: Outcome) -> None:
-    """`ok` tells the two apart."""
+    """`ok` narrows the two types."""
     assert_type(outcome.job, Job)
     assert_type(outcome.ok, bool)
     assert_type(outcome.result, Result | None)
@@ -353,13 +353,13 @@ def outcomes_by_truth(outcome: Outcome) -> None:
 
 
 def outcomes_unchecked(outcome: Outcome) -> None:
-    """Nobody forgets the failures unnoticed."""
+    """The result of an outcome that may have failed cannot be used unchecked."""
     outcome.result.images  # type: ignore[union-attr]  # noqa: B018
     outcome.error.hint  # type: ignore[union-attr]  # noqa: B018
 
 
 def positions(outcome: Outcome) -> None:
-    """The first two fields may be taken by position."""
+    """A `match` may capture the first two fields by position."""
     match outcome:
         case Done(job, result):
             assert_type(job, Job)
@@ -416,7 +416,7 @@ async def other_calls(client: Client) -> None:
 
 
 def progress(now: Progress) -> None:
-    """What may be unknown says so."""
+    """Fields that may be unknown have None in their types."""
     assert_type(now.total, int | None)
     assert_type(now.done, int)
     assert_type(now.failed, int)
@@ -427,7 +427,7 @@ def progress(now: Progress) -> None:
 
 
 async def errors(client: Client, path: Path) -> None:
-    """Every error is a `PerfectError`, and has its facts as attributes."""
+    """Every error is a `PerfectError` and has typed attributes."""
     try:
         await client.run(Smile(path))
     except WaitTimeout as error:
@@ -462,7 +462,7 @@ async def errors(client: Client, path: Path) -> None:
 
 
 def tree() -> None:
-    """The errors stand in the tree where the documents draw them."""
+    """The classes of errors have the documented bases."""
     api: list[type[ApiError]] = [
         Unauthorized,
         RequestRefused,
@@ -493,7 +493,7 @@ def tree() -> None:
 
 
 async def sandboxes() -> None:
-    """The sandbox is typed as well."""
+    """The sandbox has types too."""
     sandbox = Sandbox(
         seed=1,
         durations={"ai-smile": Durations(8.0, 0.35), "ai-avatar": Durations.uniform(15, 40)},
@@ -511,7 +511,7 @@ async def sandboxes() -> None:
 
 
 async def webhooks(headers: httpx.Headers, scope: list[tuple[bytes, bytes]]) -> None:
-    """Headers as frameworks have them, a receiver of one's own, an app for any of them."""
+    """Webhooks accept the headers of any framework, and any receiver."""
     secrets = Secrets(["whsec_c2VjcmV0", "bmV3"])
     found = verify(b"{}", headers, secrets, time.time())
     verify(b"{}", scope, "whsec_c2VjcmV0", 1761112848)
