@@ -4,16 +4,19 @@ from typing import Final
 
 from hypothesis import settings
 
-EXAMPLES: Final = 50
+SHORT: Final = 30
 """Examples of a property test, where nothing else is said."""
-LONGER: Final = 5
-"""With `--long` a search looks at so many times as many."""
+LONG: Final = 250
+"""The same with `--long`."""
+_USUAL: Final = 50
 
 
-def examples(usual: int) -> int:
-    """Return `usual`, or `LONGER` times as many with `--long`.
+def examples(usual: int, short: int | None = None) -> int:
+    """Return the examples of a search whose examples cost more or less than those of others.
 
-    For a search whose examples cost more or less than those of others. Without it a search follows
-    the profile of conftest.py.
+    Where others look at `_USUAL` of them it looks at `usual`, and as much less or more as they do.
+    Without `--long` it looks at `short`, where that is given.
     """
-    return usual * settings().max_examples // EXAMPLES
+    if short is not None and settings().max_examples == SHORT:
+        return short
+    return usual * settings().max_examples // _USUAL
