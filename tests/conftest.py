@@ -11,7 +11,7 @@ import pytest
 from blockbuster import BlockBuster
 from hypothesis import HealthCheck, settings
 
-from tests.support.searching import EXAMPLES, LONGER
+from tests.support.searching import LONG, SHORT
 from tests.support.virtual_time import VirtualTimeLoop
 
 _HOMES: Final = (
@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--long",
         action="store_true",
-        help="also run the tests marked `long`, and give Hypothesis five times as many examples",
+        help="also run the tests marked `long`, and give Hypothesis eight times as many examples",
     )
     parser.addoption(
         "--minutes",
@@ -40,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
     long = config.getoption("--long")
     settings.register_profile(
         "perfect_async",
-        max_examples=LONGER * EXAMPLES if long else EXAMPLES,
+        max_examples=LONG if long else SHORT,
         # On CI the examples are the same each time, so that a red run can be repeated; at a desk
         # they are new each time and find new things.
         derandomize=bool(os.environ.get("CI")),

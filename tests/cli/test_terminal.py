@@ -140,9 +140,10 @@ def test_any_other_answer_sends_nothing(tmp_path: Path) -> None:
     """Anything but yes, the end of the input too, sends nothing: status 1."""
     pictures(tmp_path, 20)
     with serve_sandbox(tmp_path) as (url, server):
-        variables = {"YOUCAM_BASE_URL": url, "YOUCAM_API_KEY": "key"}
         for typed in ("n\n", "\n", "\x04"):
-            with terminal("smile", "in", cwd=tmp_path, **variables) as screen:
+            with terminal(
+                "smile", "in", cwd=tmp_path, YOUCAM_BASE_URL=url, YOUCAM_API_KEY="key"
+            ) as screen:
                 screen.read_until("Go on? [y/N]")
                 screen.type(typed)
                 assert 1 == screen.finish(), typed

@@ -633,7 +633,7 @@ async def test_hundreds_in_flight_cost_little(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(Scheduler, "due", counted)
     each = []
-    for count in (60, 240):
+    for count in (40, 160):
         sandbox = vendor(**MANY, durations={"ai-smile": Durations.fixed(60.0)})
         asked = most = 0
         polling = Polling(interval=9.0)

@@ -1,6 +1,6 @@
 """Killed at any point, again and again: nothing paid is lost, nothing is paid twice.
 
-Real processes, real sockets, a real disk, and SIGKILL. CRASH_KILLS says how often (a dozen times,
+Real processes, real sockets, a real disk, and SIGKILL. CRASH_KILLS says how often (eight times,
 and another forty with `--long`), CRASH_SEED where; both are printed.
 """
 
@@ -25,7 +25,7 @@ from tests.support import crashing
 from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
-FEW = int(os.environ.get("CRASH_KILLS", "12"))
+FEW = int(os.environ.get("CRASH_KILLS", "8"))
 SEED = int(os.environ.get("CRASH_SEED", str(random.randrange(10**6))))
 MANY, MOST = 40, 200
 PASSED = 120

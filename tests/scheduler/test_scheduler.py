@@ -536,8 +536,15 @@ def busy(jobs: int = 120, *, uploads: bool = False, seed: int = 1) -> World:
     return world
 
 
-@pytest.mark.parametrize("uploads", [True, False])
-@pytest.mark.parametrize("kind", [ev.NotSent, ev.NoAnswer])
+@pytest.mark.parametrize(
+    ("kind", "uploads"),
+    [
+        (ev.NotSent, True),
+        (ev.NoAnswer, False),
+        pytest.param(ev.NotSent, False, marks=pytest.mark.long),
+        pytest.param(ev.NoAnswer, True, marks=pytest.mark.long),
+    ],
+)
 def test_an_outage_costs_what_was_in_flight(
     kind: type[ev.NotSent | ev.NoAnswer], uploads: bool
 ) -> None:

@@ -1,19 +1,22 @@
-"""The number of examples of a Hypothesis search, with and without `--long`."""
+"""How many examples a property test tries, with `--long` and without."""
 
 from typing import Final
 
 from hypothesis import settings
 
-EXAMPLES: Final = 50
+SHORT: Final = 30
 """The default number of examples of a property test."""
-LONGER: Final = 5
-"""The factor of the number of examples with `--long`."""
+LONG: Final = 250
+"""The number of examples with `--long`."""
+_USUAL: Final = 50
 
 
-def examples(usual: int) -> int:
-    """Return `usual`, or `LONGER` times as many with `--long`.
+def examples(usual: int, short: int | None = None) -> int:
+    """Return the number of examples for a test whose examples take more or less time than usual.
 
-    Use it for a search whose examples take more or less time than usual. Other searches follow the
-    profile of conftest.py.
+    The number is `usual` where other tests would try 50, and scales with the profile of
+    conftest.py. `short` is the number without `--long`, where it is given.
     """
-    return usual * settings().max_examples // EXAMPLES
+    if short is not None and settings().max_examples == SHORT:
+        return short
+    return usual * settings().max_examples // _USUAL
