@@ -143,11 +143,10 @@ async def _served(port: int, parent: Connection) -> None:
 
 
 def pictures_of(jobs: int, *, upload: bool) -> list[str | bytes]:
-    """What the jobs are about: bytes to upload, or URLs."""
-    if not upload:
-        return [f"https://pictures.example/{number}.jpg" for number in range(jobs)]
-    few = [portrait(number, size=96) for number in range(8)]
-    return [few[number % len(few)] for number in range(jobs)]
+    """What the jobs are about: bytes to upload, or URLs. No two are equal: the client merges those."""
+    if upload:
+        return [portrait(number, size=96) for number in range(jobs)]
+    return [f"https://pictures.example/{number}.jpg" for number in range(jobs)]
 
 
 def pool() -> httpx.AsyncHTTPTransport:
