@@ -26,7 +26,7 @@ import attrs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.arguments import seeded
+from benchmarks.arguments import seeded, seeds_of
 from perfect_async import Avatar, Client, Job, Outcome, Smile, Statistics, TaskAbandoned
 from perfect_async.sandbox import Faults, Ledger, Sandbox, portrait
 from tests.support.virtual_time import run
@@ -148,4 +148,4 @@ def main(seeds: list[int]) -> int:
 
 if __name__ == "__main__":
     parser = seeded(__doc__)
-    sys.exit(main(parser.parse_args().seeds or list(range(20))))
+    sys.exit(main(seeds_of(parser.parse_args(), 20)))

@@ -17,6 +17,7 @@ import random
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -28,11 +29,11 @@ import attrs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.arguments import seeded
+from benchmarks.arguments import seeded, seeds_of
 from benchmarks.fleet_model import Fault, FleetOutcome, simulate_fleet
 from benchmarks.loads import AVATAR, SMILE, lognormal
 from benchmarks.model import Failures
-from perfect_async import Client, Done, Limits, Polling, Smile
+from perfect_async import Client, Limits, Polling, Smile
 from perfect_async.errors import ConfigurationError
 from perfect_async.models import Job
 from perfect_async.sandbox import Durations, Sandbox, portrait, serve
@@ -254,11 +255,11 @@ def _serve(port: int) -> None:
     asyncio.run(serve(sandbox, port=port))
 
 
-def _work(port: int, state: str, pictures: range) -> tuple[int, int]:
-    """Run `pictures` in this process; how many were done, and how many requests were refused."""
+def _work(port: int, state: str, pictures: range) -> tuple[Counter[str], int]:
+    """Run `pictures` in this process; how each ended, and how many requests were refused."""
 
-    async def main() -> tuple[int, int]:
-        done = 0
+    async def main() -> tuple[Counter[str], int]:
+        ends = Counter[str]()
         async with Client(
             "benchmark",
             base_url=f"http://127.0.0.1:{port}",
@@ -268,14 +269,17 @@ def _work(port: int, state: str, pictures: range) -> tuple[int, int]:
         ) as client:
             async with client.batch([Smile(portrait(number)) for number in pictures]) as batch:
                 async for outcome in batch:
-                    done += isinstance(outcome, Done)
-            return done, client.statistics().refused
+                    ends["done" if outcome.ok else type(outcome.error).__name__] += 1
+            return ends, client.statistics().refused
 
     return asyncio.run(main())
 
 
 def real(pictures: int = 100) -> None:
-    """Print how long real processes take, each with its share of the pictures."""
+    """Print how long real processes take, each with its share, and how the pictures ended.
+
+    Seconds are those of a clock: a quarter of what the vendor's limits make of it.
+    """
     context = get_context("spawn")
     for processes in (1, 4):
         port = free_port()
@@ -289,8 +293,12 @@ def real(pictures: int = 100) -> None:
             took = time.monotonic() - began
         server.terminate()
         server.join()
-        done, refused = (sum(column) for column in zip(*found, strict=True))
-        print(f"{processes} processes: {done} of {pictures} in {took:.1f} s, {refused} refused")
+        ends = sum((each for each, _ in found), Counter[str]())
+        refused = sum(number for _, number in found)
+        told = ", ".join(f"{number} {end}" for end, number in ends.most_common())
+        print(
+            f"{processes} processes: {pictures} smiles in {took:.1f} s: {told}; {refused} refused"
+        )
 
 
 def main() -> None:
@@ -302,7 +310,7 @@ def main() -> None:
     if given.real:
         real()
         return
-    found = tables(given.seeds or range(5))
+    found = tables(seeds_of(given, 5))
     if given.out is not None:
         draw(found, given.out)
 

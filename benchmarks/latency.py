@@ -28,7 +28,7 @@ import attrs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.arguments import seeded
+from benchmarks.arguments import seeded, seeds_of
 from perfect_async import Avatar, Client, Job, Smile
 from perfect_async.sandbox import Durations, Sandbox
 from tests.support.virtual_time import run
@@ -204,4 +204,4 @@ if __name__ == "__main__":
     parser = seeded(__doc__)
     parser.add_argument("--out", type=Path, metavar="PNG", help="draw the distributions")
     arguments = parser.parse_args()
-    sys.exit(main(arguments.seeds or list(range(5)), arguments.out))
+    sys.exit(main(seeds_of(arguments, 5), arguments.out))

@@ -40,6 +40,8 @@ FILES: Final = 20
 CONNECTIONS: Final = 8
 INTERVAL: Final = 0.05
 LASTS: Final = 0.01
+LEASE: Final = 600.0
+"""Long enough for a machine that is busy: nothing here is about losses."""
 LIMITS: Final = Limits(requests=10**9, period=300.0, per_second=10**6)
 
 
@@ -111,6 +113,7 @@ async def _served(port: int, parent: Connection) -> None:
         per_second=10**9,
         units=math.inf,
         durations={"ai-smile": Durations.fixed(LASTS)},
+        lease=LEASE,
         origin=f"http://{HOST}:{port}",
     )
     server = asyncio.ensure_future(serve(sandbox, HOST, port))
@@ -143,11 +146,13 @@ async def _served(port: int, parent: Connection) -> None:
 
 
 def pictures_of(jobs: int, *, upload: bool) -> list[str | bytes]:
-    """What the jobs are about: bytes to upload, or URLs."""
-    if not upload:
-        return [f"https://pictures.example/{number}.jpg" for number in range(jobs)]
-    few = [portrait(number, size=96) for number in range(8)]
-    return [few[number % len(few)] for number in range(jobs)]
+    """What the jobs are about: bytes to upload, or URLs.
+
+    No two are equal: the client uploads equal pictures once.
+    """
+    if upload:
+        return [portrait(number, size=96) for number in range(jobs)]
+    return [f"https://pictures.example/{number}.jpg" for number in range(jobs)]
 
 
 def pool() -> httpx.AsyncHTTPTransport:

@@ -36,7 +36,7 @@ from matplotlib import pyplot as plt
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import decisions, loopback, memory
-from benchmarks.arguments import seeded
+from benchmarks.arguments import seeded, seeds_of
 
 PAIRS, GROWTH, BYTES, SHARE, IMPORT = 20.0, 2.5, 8_000.0, 0.85, 1.8
 """The targets: pairs a decision, its growth to 10,000 tasks, bytes a task, our share of the rate of
@@ -241,4 +241,4 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="less of everything")
     parser.add_argument("--png", type=Path, default=BESIDE, help="where to draw to")
     given = parser.parse_args()
-    sys.exit(main(given.seeds or [0, 1, 2], given.png, quick=given.quick))
+    sys.exit(main(seeds_of(given, 3), given.png, quick=given.quick))

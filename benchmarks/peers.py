@@ -5,7 +5,8 @@ All are honest little clients over httpx. What they share is kind to them: pictu
 write, and costs one request more for each), an error fails its own picture and no other, and
 results are not downloaded. Where nothing else is said a refusal (429) is an error like any other,
 as `raise_for_status` has it: a poll that was refused ends the waiting for a task that is paid.
-"backoff", aiometer with its README's knobs, and aiolimiter send it again.
+"backoff", aiometer with its README's knobs, and aiolimiter send it again. So does the dispatcher,
+which knows both limits and the lease and plans for them.
 
 The loop that polls is the vendor's published sample, in asyncio: every 2 s, at most 300 times, any
 refusal an error. The sample polls at once; the others sleep first, which saves them one request a
@@ -15,10 +16,13 @@ picture.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
+from heapq import heappop, heappush
 from typing import Any
 from urllib.parse import quote
 
@@ -31,6 +35,7 @@ BASE_URL = "https://yce-api-01.makeupar.com"
 TASKS = "/s2s/v2.0/task/ai-smile"
 TOO_MANY = 429
 ATTEMPTS = 300
+POLLED_EVERY = 8.0
 
 
 class Ended(Exception):
@@ -228,6 +233,117 @@ class Peer:
         return sum(isinstance(end, str) for end in ends)
 
 
+# The dispatcher: who knows both limits and the lease writes this.
+
+
+class Counted(Api):
+    """Counts both of the vendor's windows, whatever was answered.
+
+    A request counts from when it leaves until a period after its answer: nobody knows when it
+    comes to the vendor.
+    """
+
+    def __init__(self, transport: httpx.AsyncBaseTransport, seed: int) -> None:
+        super().__init__(transport, seed)
+        self._under_way = 0
+        self._answered: deque[float] = deque(maxlen=250)
+
+    async def once(self, method: str, path: str, body: object) -> httpx.Response:
+        self._under_way += 1
+        try:
+            return await super().once(method, path, body)
+        finally:
+            self._under_way -= 1
+            self._answered.append(asyncio.get_running_loop().time())
+
+    def used(self, now: float, period: float) -> tuple[int, list[float]]:
+        """How many count in a period that ends now, and when those were answered that were."""
+        recent = [at for at in self._answered if at > now - period]
+        return self._under_way + len(recent), recent
+
+    def opens_at(self, now: float) -> float:
+        """When the next request may leave; infinity: an answer has to come first."""
+        opens = now
+        for most, period in ((250, 300.0), (5, 1.0)):
+            used, recent = self.used(now, period)
+            if (over := used - most) >= 0:
+                opens = max(opens, recent[over] + period if over < len(recent) else math.inf)
+        return opens
+
+
+@attrs.frozen
+class Dispatcher:
+    """One loop that decides what leaves: a poll that is due, or else a creation.
+
+    Both windows are counted exactly. A task is polled every 8 s. A task is created only while the
+    window has `keep` free requests for each one that runs, this one included: what they will cost
+    until they end, which the user has to know.
+    """
+
+    name: str
+    keep: int
+
+    async def run(
+        self,
+        transport: httpx.AsyncBaseTransport,
+        pictures: Sequence[bytes],
+        seed: int,
+        start: Callable[[], None],
+    ) -> int:
+        """Run all pictures to their ends; how many URLs came back."""
+        start()
+        async with aclosing(Counted(transport, seed)) as api, asyncio.TaskGroup() as group:
+            waiting = deque(await api.upload(pictures))
+            loop, news, due = asyncio.get_running_loop(), asyncio.Event(), list[tuple[float, str]]()
+            done = running = 0
+
+            async def create(file_id: str) -> None:
+                nonlocal running
+                try:
+                    heappush(due, (loop.time() + POLLED_EVERY, await api.create(file_id)))
+                except httpx.HTTPStatusError as error:
+                    running -= 1
+                    if error.response.status_code == TOO_MANY:
+                        waiting.append(file_id)
+                news.set()
+
+            async def poll(task_id: str) -> None:
+                nonlocal running, done
+                following, ended = loop.time() + POLLED_EVERY, True
+                try:
+                    ended = await api.result(task_id) is not None
+                    done += ended
+                except httpx.HTTPStatusError as error:
+                    ended = error.response.status_code != TOO_MANY
+                    # At once, as far as the windows let it: its lease goes on.
+                    following = loop.time()
+                except Ended:
+                    pass
+                if ended:
+                    running -= 1
+                else:
+                    heappush(due, (following, task_id))
+                news.set()
+
+            while waiting or running:
+                now = loop.time()
+                opens, polls = api.opens_at(now), bool(due) and due[0][0] <= now
+                creates = bool(waiting) and 250 - api.used(now, 300)[0] > self.keep * (running + 1)
+                if opens <= now and (polls or creates):
+                    running += not polls
+                    left = poll(heappop(due)[1]) if polls else create(waiting.popleft())
+                    group.create_task(left)
+                    # It counts from its first step on.
+                    await asyncio.sleep(0)
+                    continue
+                news.clear()
+                # A creation waits for what leaves the window meanwhile, so it is looked at again.
+                wakes = opens if polls or creates else due[0][0] if due else math.inf
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(news.wait(), min(wakes - now, 1.0))
+        return done
+
+
 def _semaphore(at_once: int, interval: float, api: Callable[..., Api], name: str) -> Peer:
     return Peer(
         f"{name}semaphore {at_once}, {interval:g} s",
@@ -237,7 +353,7 @@ def _semaphore(at_once: int, interval: float, api: Callable[..., Api], name: str
     )
 
 
-PEERS = (
+PEERS: tuple[Peer | Dispatcher, ...] = (
     Peer("vendor's sample, in turn", Api, sampled, in_turn),
     Peer("gather, 2 s", Api, partial(polled, 2), gathered),
     Peer("backoff, gather, 2 s", BackingOff, partial(polled, 2), gathered),
@@ -253,4 +369,7 @@ PEERS = (
     _semaphore(5, 8, Limited, "aiolimiter, "),
     # Behind three others at 1.2 s each, a poll that is due after 5 s nearly always leaves in time.
     _semaphore(4, 5, Even, "even aiolimiter, "),
+    # 2 is what a smile of 8 s costs; 14 are polls for as long as the default insures, 120 s.
+    Dispatcher("dispatcher, keeps 2 a task", 2),
+    Dispatcher("dispatcher, keeps 14 a task", 14),
 )

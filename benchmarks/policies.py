@@ -5,7 +5,10 @@ window that counts refused requests too), with a lease of 10 s and a round trip 
 take 8 s in the median (lognormal, sigma 0.35); a seed fixes how long the n-th task that is created
 takes, whoever creates it. All pictures are uploads. The peers are in `peers.py`.
 
-    python benchmarks/policies.py [SEED ...] [--out policies.png]      # seeds 0, 1 and 2 by default
+    python benchmarks/policies.py [SEED ...] [--count SEEDS] [--out PNG]    # 3 seeds by default
+
+In the last load everything slows down: from a random moment in the first 90 s on every task lasts
+120 s, those that run included.
 
 "lost, paid" are tasks that were charged and expired; "failed" are pictures that never became a
 task; "refused" were answered 429. "req/picture" are the requests to the API, refused ones too, for
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import sys
 import time
@@ -27,7 +31,6 @@ from contextvars import Context
 from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import mean
 from typing import Protocol, TypeVar, TypeVarTuple, Unpack
 
 import attrs
@@ -35,9 +38,10 @@ import httpx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.arguments import seeded
+from benchmarks.arguments import seeded, seeds_of
 from benchmarks.loads import bound, lognormal
 from benchmarks.peers import PEERS
+from benchmarks.rows import Runs
 from perfect_async import Client, Polling, Smile
 from perfect_async.sandbox import Durations, Sandbox, portrait
 from tests.support import virtual_time
@@ -46,10 +50,10 @@ from tests.support.virtual_time import VirtualTimeLoop
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-LOADS = (50, 200, 1000)
 WARM_UP = 150
 PERIOD = 300.0
 LEASE = 10.0
+SLOW = 120.0
 # A policy that has locked itself out goes on for ever; its row says that it was stopped.
 CAP = 6 * 3600.0
 # Where fewer pictures come back, the time that it took says little.
@@ -137,6 +141,32 @@ POLICIES: tuple[Policy, ...] = (
 
 
 @attrs.frozen
+class Load:
+    """So many smiles; from a random moment up to `slows_within` seconds on all last `SLOW`."""
+
+    count: int
+    slows_within: float | None = None
+
+    def describe(self, median: float) -> str:
+        """Say what it is; smiles take `median` seconds."""
+        smiles = f"{self.count} smiles of {median:g} s"
+        if self.slows_within is None:
+            return smiles
+        return f"{smiles}, from a moment in the first {self.slows_within:g} s on of {SLOW:g} s"
+
+    def slows_at(self, seed: int) -> float:
+        """Return the seconds after which everything is slow."""
+        within = self.slows_within
+        return math.inf if within is None else random.Random(f"slow {seed}").uniform(0, within)
+
+    def __str__(self) -> str:
+        return f"{self.count} smiles" + (f", then {SLOW:g} s" if self.slows_within else "")
+
+
+LOADS = (Load(50), Load(200), Load(1000), Load(100, slows_within=90.0))
+
+
+@attrs.frozen
 class Run:
     """What one policy made of one load: pictures, requests and seconds."""
 
@@ -150,17 +180,24 @@ class Run:
     capped: bool
 
 
-async def measure(policy: Policy, count: int, seed: int, median: float = 8.0) -> Run:
-    """Run `count` pictures and read in the vendor's ledger what became of them."""
+async def measure(policy: Policy, load: Load, seed: int, median: float = 8.0) -> Run:
+    """Run the load's pictures and read in the vendor's ledger what became of them."""
+    count = load.count
     durations = lognormal(count, median, 0.35)(random.Random(seed))
     before = lognormal(WARM_UP, median, 0.35)(random.Random(f"warm-up {seed}"))
     # Nobody creates more tasks than pictures: one more is an error here.
     drawn = chain(before if isinstance(policy, Ours) and policy.warm else (), durations)
+    slow_from = math.inf
+
+    def lasts(_: object) -> float:
+        usual = next(drawn)
+        return usual if loop.time() + usual <= slow_from else SLOW
+
     sandbox = Sandbox(
         seed=seed,
         units=count + WARM_UP,
         latency=0.15,
-        durations={"ai-smile": Durations.of(lambda _: next(drawn))},
+        durations={"ai-smile": Durations.of(lasts)},
     )
     ledger, loop = sandbox.ledger, asyncio.get_running_loop()
     faces = [portrait(number, size=96) for number in range(8)]
@@ -169,8 +206,9 @@ async def measure(policy: Policy, count: int, seed: int, median: float = 8.0) ->
     began = loop.time()
 
     def start() -> None:
-        nonlocal tasks, entries, began
+        nonlocal tasks, entries, began, slow_from
         tasks, entries, began = len(ledger.tasks), len(ledger.log), loop.time()
+        slow_from = began + load.slows_at(seed)
 
     reported = None
     try:
@@ -184,25 +222,23 @@ async def measure(policy: Policy, count: int, seed: int, median: float = 8.0) ->
     created = ledger.tasks[tasks:]
     states = [task.state for task in created]
     done, lost = states.count("success"), states.count("expired")
-    if [task.duration for task in created] != durations[: len(created)]:
+    lasted = [task.duration for task in created]
+    slow = [
+        usual if took == usual else SLOW for took, usual in zip(lasted, durations, strict=False)
+    ]
+    if lasted != (durations[: len(created)] if load.slows_within is None else slow):
         raise AssertionError(f"{policy.name}: other smiles than everybody's")
     if ledger.violations or done + lost != len(created) or reported not in {None, done}:
         raise AssertionError(f"{policy.name}: {reported} reported, {done} done, {ledger!r}")
     asked = [entry.status for entry in ledger.log[entries:] if entry.kind != "upload"]
-    return Run(
-        count, done, lost, asked.count(429), len(asked), seconds, bound(durations), reported is None
-    )
+    # Of what the run met: whoever is slower meets more that is slow.
+    least = bound([*lasted, *durations[len(lasted) :]])
+    return Run(count, done, lost, asked.count(429), len(asked), seconds, least, reported is None)
 
 
 @attrs.frozen
-class Row:
-    """A policy's runs of one load, one a seed; all numbers are means."""
-
-    name: str
-    runs: tuple[Run, ...]
-
-    def mean(self, what: Callable[[Run], float]) -> float:
-        return mean(map(what, self.runs))
+class Row(Runs[Run]):
+    """A policy's runs of one load."""
 
     @property
     def done(self) -> float:
@@ -253,25 +289,27 @@ def _clock(seconds: float) -> str:
 def one(task: tuple[int, int, int, float]) -> Run:
     """Run one policy on one load with one seed."""
     logging.getLogger("perfect_async").setLevel(logging.ERROR)
-    policy, count, seed, median = task
-    return run(measure, POLICIES[policy], count, seed, median)
+    policy, load, seed, median = task
+    return run(measure, POLICIES[policy], LOADS[load], seed, median)
 
 
-def rows(seeds: Iterable[int], median: float) -> Iterator[tuple[int, list[Row]]]:
+def rows(
+    seeds: Iterable[int], median: float, loads: Sequence[Load] = LOADS
+) -> Iterator[tuple[Load, list[Row]]]:
     """The policies in their order, load by load."""
     tasks = [
-        (policy, count, seed, median)
-        for count in LOADS
+        (policy, load, seed, median)
+        for load in map(LOADS.index, loads)
         for policy in range(len(POLICIES))
         for seed in seeds
     ]
     with get_context("spawn").Pool(2) as pool:
         results = pool.imap(one, tasks, chunksize=1)
-        for count in LOADS:
-            yield count, [Row(p.name, tuple(next(results) for _ in seeds)) for p in POLICIES]
+        for load in loads:
+            yield load, [Row(p.name, tuple(next(results) for _ in seeds)) for p in POLICIES]
 
 
-def draw(loads: dict[int, list[Row]], path: Path) -> None:
+def draw(loads: dict[Load, list[Row]], path: Path) -> None:
     """For each load what became of the pictures, and beside it how long that took."""
     import matplotlib as mpl  # noqa: PLC0415 - whoever only measures need not wait for it
 
@@ -283,26 +321,26 @@ def draw(loads: dict[int, list[Row]], path: Path) -> None:
     figure, axes = plt.subplots(
         1,
         2 * len(loads),
-        figsize=(15, 0.26 * len(POLICIES) + 1.4),
+        figsize=(5 * len(loads), 0.26 * len(POLICIES) + 1.4),
         width_ratios=[3, 2] * len(loads),
         sharey=True,
         squeeze=False,
         layout="constrained",
     )
-    for index, (count, found) in enumerate(loads.items()):
+    for index, (load, found) in enumerate(loads.items()):
         shares, times = axes[0, 2 * index : 2 * index + 2]
         done, lost = ([100 * getattr(row, what) for row in found] for what in ("done", "lost"))
         paid = [sum(both) for both in zip(done, lost, strict=True)]
         shares.barh(places, 100, color="#dcdfe3", label="failed, not paid")
         shares.barh(places, paid, color="#d1495b", label="lost and paid")
         shares.barh(places, done, color="#4c9f70", label="done")
-        shares.set(xlim=(0, 100), xlabel="% of the pictures", title=f"{count} smiles")
+        shares.set(xlim=(0, 100), xlabel="% of the pictures", title=str(load))
         for place, row in zip(places, found, strict=True):
             face = "#30475e" if row.done >= MOST else "white"
             times.plot(row.ratio, place, "o", color="#30475e", markerfacecolor=face)
             # A few in a thousand are too few to be seen.
             if row.lost:
-                text = f"{_short(row.lost * count)} lost"
+                text = f"{_short(row.lost * load.count)} lost"
                 shares.text(98, place, text, ha="right", va="center", fontsize=7)
         times.axvline(1, color="#30475e", linewidth=1)
         # What is left of 0.7 failed before it began.
@@ -328,12 +366,12 @@ def draw(loads: dict[int, list[Row]], path: Path) -> None:
     plt.close(figure)
 
 
-def main(seeds: Sequence[int], out: Path, median: float) -> None:
+def main(seeds: Sequence[int], out: Path, median: float, most: int) -> None:
     began = time.perf_counter()
-    loads: dict[int, list[Row]] = {}
-    for count, found in rows(seeds, median):
-        loads[count] = found
-        print(f"{count} smiles of {median:g} s, mean of {len(seeds)} seeds")
+    loads: dict[Load, list[Row]] = {}
+    for load, found in rows(seeds, median, [load for load in LOADS if load.count <= most]):
+        loads[load] = found
+        print(f"{load.describe(median)}, mean of {len(seeds)} seeds")
         print("\n".join([HEAD, *map(str, found), ""]), flush=True)
     draw(loads, out)
     print(f"{out}; {time.perf_counter() - began:.0f} s")
@@ -343,5 +381,8 @@ if __name__ == "__main__":
     parser = seeded(__doc__)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/policies.png"))
     parser.add_argument("--median", type=float, default=8.0, metavar="SECONDS")
+    parser.add_argument(
+        "--most", type=int, default=1000, metavar="PICTURES", help="skip larger loads"
+    )
     given = parser.parse_args()
-    main(given.seeds or [0, 1, 2], given.out, given.median)
+    main(seeds_of(given, 3), given.out, given.median, given.most)

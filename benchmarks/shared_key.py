@@ -40,7 +40,7 @@ import attrs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.arguments import seeded
+from benchmarks.arguments import seeded, seeds_of
 from benchmarks.loads import lognormal
 from benchmarks.model import SECOND, Foreign, Outcome, simulate
 from perfect_async.models import Limits
@@ -276,4 +276,4 @@ if __name__ == "__main__":
         "--out", type=Path, metavar="PNG", help="draw the first seed's run at 60 %%"
     )
     arguments = parser.parse_args()
-    sys.exit(main(arguments.seeds or list(range(5)), COMPANY, arguments.out))
+    sys.exit(main(seeds_of(arguments, 5), COMPANY, arguments.out))

@@ -44,7 +44,7 @@ import attrs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.arguments import seeded
+from benchmarks.arguments import seeded, seeds_of
 from benchmarks.loads import BEYOND, FOOLING, LOADS
 from benchmarks.model import simulate
 from perfect_async.models import Polling
@@ -262,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     began = time.perf_counter()
     if given.certify is None:
-        seeds = given.seeds or list(range(10))
+        seeds = seeds_of(given, 10)
         wrong = table(seeds, given.columns)
         print(f"{len(seeds)} seeds a load, {time.perf_counter() - began:.0f} s")
     else:

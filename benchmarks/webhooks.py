@@ -26,14 +26,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import mean
 
 import attrs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.arguments import seeded
+from benchmarks.arguments import seeded, seeds_of
 from benchmarks.loads import lognormal
+from benchmarks.rows import Runs
 from perfect_async import Avatar, Client, Job, Polling, Smile
 from perfect_async.models import Completion
 from perfect_async.sandbox import Durations, Sandbox, WebhookFaults, portrait
@@ -148,14 +148,8 @@ async def measure(way: Way, load: Load, count: int, seed: int) -> Run:
 
 
 @attrs.frozen
-class Row:
-    """The runs of one way on one load, one a seed; all numbers are means."""
-
-    name: str
-    runs: tuple[Run, ...]
-
-    def mean(self, what: Callable[[Run], float]) -> float:
-        return mean(map(what, self.runs))
+class Row(Runs[Run]):
+    """The runs of one way on one load."""
 
     @property
     def cost(self) -> float:
@@ -248,4 +242,4 @@ if __name__ == "__main__":
     parser = seeded(__doc__)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/webhooks.png"))
     given = parser.parse_args()
-    main(given.seeds or [0, 1, 2], given.out)
+    main(seeds_of(given, 3), given.out)

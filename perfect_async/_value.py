@@ -24,6 +24,8 @@ class Value:
     __slots__ = ()
 
     def __eq__(self, other: object) -> bool:
+        if other is self:
+            return True
         if other.__class__ is not self.__class__:
             return NotImplemented
         names = _compared_fields(self.__class__)

@@ -147,10 +147,10 @@ def errors_mapped(folder: Path) -> Generator[None]:
         ) from exc
 
 
-def file_id(path: Path) -> tuple[int, int] | None:
+def file_id(path: Path | str) -> tuple[int, int] | None:
     """Return the device and inode of the file at `path`; None if it does not exist."""
     try:
-        found = path.stat()
+        found = os.stat(path)  # noqa: PTH116 - asked nine times a step: text is twice as fast
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
@@ -165,7 +165,7 @@ class KeyFolder:
         name = hashlib.sha256(f"{FORMAT} {boot}".encode()).hexdigest()[:8]
         self.ledger = self.path / f"ledger-{name}"
         # The ledger comes first, since a process that found it without its log would miss rows.
-        self._files = tuple(self.path / f"ledger-{name}{part}" for part in ("", "-wal", "-shm"))
+        self._files = tuple(f"{self.ledger}{part}" for part in ("", "-wal", "-shm"))
 
     def __repr__(self) -> str:
         return f"<KeyFolder {quoted(self.ledger)}>"
@@ -218,7 +218,7 @@ class KeyFolder:
     def remove_ledger(self) -> None:
         """Remove the ledger; its members notice that with their next step."""
         for path in self._files:
-            path.unlink(missing_ok=True)
+            Path(path).unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Remove the files that dead members and other boots left."""

@@ -63,7 +63,7 @@ class UploadBody:
             raise self.failure
 
     async def _each(self) -> AsyncGenerator[bytes]:
-        async with _Closing(self._chunks()) as chunks:
+        async with closing(self._chunks()) as chunks:
             try:
                 async for chunk in chunks:
                     yield chunk
@@ -104,13 +104,18 @@ async def decoded(
     """
     total = 0
     whole = raw if announced is None else _counted(raw, announced)
-    async with _Closing(raw), _Closing(whole), _Closing(_decoder(whole, encoding)) as pieces:
+    async with closing(raw), closing(whole), closing(_decoder(whole, encoding)) as pieces:
         async for piece in pieces:
             total += len(piece)
             if total > limit:
-                raise BadAnswer(f"an answer of the vendor is larger than {limit:,} bytes.")
+                raise too_large(limit)
             if piece:
                 yield piece
+
+
+def too_large(limit: int) -> BadAnswer:
+    """Return the error for an answer of more than `limit` bytes."""
+    return BadAnswer(f"an answer of the vendor is larger than {limit:,} bytes.")
 
 
 async def _counted(raw: AsyncIterator[bytes], announced: int) -> AsyncGenerator[bytes]:
@@ -163,7 +168,7 @@ def _step(decompress: Callable[[bytes, int], bytes], data: bytes) -> bytes | Non
         return None
 
 
-class _Closing:
+class closing:  # noqa: N801 - used as `contextlib.aclosing` is
     """Works like `aclosing`, but accepts an iterator that is no generator."""
 
     def __init__(self, it: AsyncIterator[bytes]) -> None:

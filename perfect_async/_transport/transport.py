@@ -41,10 +41,9 @@ from contextvars import ContextVar, Token
 from email.utils import parsedate_to_datetime
 from functools import cache, lru_cache
 from http import HTTPStatus
-from http.cookiejar import CookieJar
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, cast
+from typing import Final, TypeAlias, TypeVar, cast
 from urllib.parse import quote, urlencode
 from weakref import WeakKeyDictionary
 
@@ -55,7 +54,14 @@ import httpx
 from perfect_async._api.tasks import Request, Response
 from perfect_async._api.urls import followed
 from perfect_async._time import SECOND, TtlSet
-from perfect_async._transport.bodies import UploadBody, decoded, storage_error, upload_headers
+from perfect_async._transport.bodies import (
+    UploadBody,
+    closing,
+    decoded,
+    storage_error,
+    too_large,
+    upload_headers,
+)
 from perfect_async._transport.request_log import logged_request
 from perfect_async.errors import (
     ApiError,
@@ -67,10 +73,6 @@ from perfect_async.errors import (
 )
 from perfect_async.events import FileGrant
 from perfect_async.models import Timeouts
-
-if TYPE_CHECKING:
-    from http.client import HTTPResponse
-    from urllib import request as urllib_request
 
 _T = TypeVar("_T")
 
@@ -315,8 +317,7 @@ class VendorTransport:
         response = await self._api.send(request, stream=True)
         reusable = False
         try:
-            async with aclosing(_decoded(response, _LONGEST_ANSWER)) as pieces:
-                content = b"".join([piece async for piece in pieces])
+            content = await _content(response)
             self.last = stopwatch.read(response.headers.get("date"), self.last)
             request_id = response.headers.get("x-request-id")
             connection = response.extensions.get("network_stream")
@@ -379,6 +380,7 @@ class _Stopwatch:
         return Exchange(self._sent, anyio.current_time(), connect, _seconds(date))
 
 
+@lru_cache(maxsize=4)
 def _seconds(date: str | None) -> float | None:
     """Return an HTTP date in seconds since 1970, or None for any other text."""
     try:
@@ -426,17 +428,14 @@ def _clients(
     # timeouts.
     timeout = httpx.Timeout(None, connect=timeouts.connect)
     if transport is not None:
-        client = httpx.AsyncClient(transport=transport, timeout=timeout, cookies=_NoCookies())
+        client = _Client(transport=transport, timeout=timeout)
         return client, client
     _check_proxies()
     try:
         verify = httpx.create_ssl_context()
         # No bound on connections: the request limit bounds API calls, and `bulk` bounds files.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=10)
-        first, second = (
-            httpx.AsyncClient(verify=verify, timeout=timeout, limits=limits, cookies=_NoCookies())
-            for _ in range(2)
-        )
+        first, second = (_Client(verify=verify, timeout=timeout, limits=limits) for _ in range(2))
     except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
         problem = error.with_traceback(None)
     else:
@@ -520,11 +519,25 @@ def _proxy_refuses(status: int) -> ServiceUnavailable:
     )
 
 
-class _NoCookies(CookieJar):
-    """A cookie jar that stays empty, so that later calls do not send a gateway's cookies."""
+class _NoCookies(httpx.Cookies):
+    """Cookies that stay empty, so that later calls do not send a gateway's cookies.
 
-    def extract_cookies(self, response: HTTPResponse, request: urllib_request.Request) -> None:
-        """Do nothing; a policy that forbids cookies takes longer than reading the answer."""
+    A policy that forbids cookies takes longer than reading the answer.
+    """
+
+    def extract_cookies(self, response: httpx.Response) -> None:
+        """Do nothing."""
+
+
+class _Client(httpx.AsyncClient):
+    """An httpx client that neither stores nor sends cookies."""
+
+    _none: Final = _NoCookies()
+
+    @property  # type: ignore[misc]
+    def cookies(self) -> httpx.Cookies:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return the empty cookies; they cannot be set."""
+        return self._none
 
 
 async def _guarded(within: float, peer: str, work: Awaitable[_T]) -> _T | ApiError:
@@ -706,6 +719,24 @@ async def _pieces(
             if isinstance(piece, ApiError):
                 raise piece
             yield piece
+
+
+async def _content(response: httpx.Response) -> bytes:
+    """Return the body of an answer of the API, at most 5 MB, decoded. Raises as `decoded` does.
+
+    An answer that is not compressed, as was asked for, needs none of the decoder's steps.
+    """
+    if response.headers.get("content-encoding"):
+        async with aclosing(_decoded(response, _LONGEST_ANSWER)) as pieces:
+            return b"".join([piece async for piece in pieces])
+    chunks, total = list[bytes](), 0
+    async with closing(aiter(cast("httpx.AsyncByteStream", response.stream))) as raw:
+        async for chunk in raw:
+            total += len(chunk)
+            if total > _LONGEST_ANSWER:
+                raise too_large(_LONGEST_ANSWER)
+            chunks.append(chunk)
+    return b"".join(chunks)
 
 
 def _decoded(

@@ -82,6 +82,12 @@ def test_each_way_does_the_same_calls(upload: bool) -> None:
         assert bool(once.calls["file"]) is upload, name
 
 
+@pytest.mark.parametrize("upload", [False, True])
+def test_no_two_pictures_are_equal(upload: bool) -> None:
+    """Each job of a round is about another picture: the client uploads equal ones once."""
+    assert 600 == len(set(loopback.pictures_of(600, upload=upload)))
+
+
 def test_the_import_loads_no_extra() -> None:
     """`import perfect_async` loads none of the extras' packages."""
     assert [] == overhead.loaded(overhead.EXTRAS)

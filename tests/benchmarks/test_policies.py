@@ -14,6 +14,7 @@ from benchmarks.peers import (
     PEERS,
     Api,
     BackingOff,
+    Dispatcher,
     Ended,
     Even,
     Limited,
@@ -25,14 +26,26 @@ from benchmarks.peers import (
     polled,
     sampled,
 )
-from benchmarks.policies import HEAD, LOADS, POLICIES, Ours, Policy, Row, Run, draw, measure, run
+from benchmarks.policies import (
+    LOADS,
+    POLICIES,
+    SLOW,
+    Load,
+    Ours,
+    Policy,
+    Row,
+    Run,
+    draw,
+    measure,
+    run,
+)
 from perfect_async.sandbox import Durations, Faults, Ledger, Sandbox, portrait
 
 FACE = portrait(1, size=96)
 EIGHT = {"ai-smile": Durations.fixed(8.1)}
 
 
-def ledger(peer: Peer, count: int, **settings: object) -> Ledger:
+def ledger(peer: Peer | Dispatcher, count: int, **settings: object) -> Ledger:
     """What the vendor saw of `count` pictures of 8.1 s on a network without latency."""
     sandbox = Sandbox(**{"durations": EIGHT, **settings})  # type: ignore[arg-type]
     run(peer.run, sandbox.transport(), [FACE] * count, 1, lambda: None)
@@ -74,7 +87,7 @@ def is_warm(policy: Policy) -> bool:
 )
 def test_every_policy_runs(policy: Policy) -> None:
     """Six pictures: each is done, lost or failed, and the ledger's counts agree."""
-    found = run(measure, policy, 6, 3)
+    found = run(measure, policy, Load(6), 3)
 
     assert not found.capped
     assert 0 <= found.done + found.lost <= found.pictures == 6
@@ -100,7 +113,7 @@ def test_what_was_before_is_not_counted() -> None:
     """A client that is warm has run 150 pictures that its row does not show."""
     warm = next(filter(is_warm, POLICIES))
 
-    found = run(measure, warm, 2, 1)
+    found = run(measure, warm, Load(2), 1)
 
     assert (2, 0, 0) == (found.done, found.lost, found.refused)
     assert found.requests < 20
@@ -229,6 +242,52 @@ def test_the_loop_gives_up() -> None:
     assert 300 == len(arrivals(sandbox.ledger, "poll"))
 
 
+def test_a_dispatcher_loses_tasks_that_become_slow() -> None:
+    """What it keeps for a smile of 8 s is too little for one of 120 s; ours keeps that."""
+    load = Load(100, slows_within=90.0)
+    theirs = run(measure, Dispatcher("", 2), load, 1)
+    ours = run(measure, next(each for each in POLICIES if each.name == "ours, cold"), load, 1)
+
+    assert (100, 0, 0) == (ours.done, ours.lost, ours.refused)
+    assert ours.seconds > SLOW
+    assert theirs.lost > 0
+    assert 0 == theirs.refused
+
+
+def test_a_dispatcher_asks_before_it_creates() -> None:
+    """Each task is asked for every 8 s, while others wait for their creation."""
+    seen = ledger(Dispatcher("", 2), 60, durations={"ai-smile": Durations.fixed(17.0)})
+
+    assert {3} == {task.polls for task in seen.tasks}
+    assert 60 == seen.tasks_by_state["success"]
+    assert 0 == seen.refused.total()
+
+
+def test_a_dispatcher_creates_only_what_it_can_keep() -> None:
+    """With 250 free requests in a window and 100 kept for each, two tasks run at a time."""
+    seen = ledger(Dispatcher("", 100), 6)
+
+    assert 2 == most_at_once(seen)
+    assert 6 == seen.tasks_by_state["success"]
+
+
+def test_a_dispatcher_tries_again_what_was_refused() -> None:
+    """A 429 for somebody else's sake costs a request, and no picture."""
+    sandbox = Sandbox(durations=EIGHT)
+    sandbox.script("task", (429, {"error": "Too many requests"}))
+    sandbox.script("poll", (429, {"error": "Too many requests"}))
+
+    assert 3 == run(Dispatcher("", 2).run, sandbox.transport(), [FACE] * 3, 1, lambda: None)
+
+
+def test_a_failure_of_the_engine_does_not_stop_a_dispatcher() -> None:
+    """It goes on with the other pictures."""
+    sandbox = Sandbox(faults=Faults(engine_errors=1.0), durations=EIGHT)
+
+    assert 0 == run(Dispatcher("", 2).run, sandbox.transport(), [FACE] * 3, 1, lambda: None)
+    assert 3 == sandbox.ledger.tasks_by_state["error"]
+
+
 class LockedOut:
     """A policy that never comes to an end."""
 
@@ -250,7 +309,7 @@ class LockedOut:
 
 def test_who_never_ends_is_stopped() -> None:
     """After six hours the run ends, its row says so, and what it paid for is lost."""
-    found = run(measure, LockedOut(), 2, 1)
+    found = run(measure, LockedOut(), Load(2), 1)
 
     assert found.capped
     assert (0, 1) == (found.done, found.lost)
@@ -268,16 +327,6 @@ def test_a_row_says_what_was_measured() -> None:
     assert ["half", "45", "3", "2", "1.5", "2.7", "0:01:00", "(2.00)"] == str(
         Row("half", (whole, part))
     ).split()
-
-
-def test_the_readme_shows_every_policy() -> None:
-    """The table beside the scheduler has a line for each, in their order, under the same head."""
-    page = Path(__file__).parents[2] / "perfect_async" / "scheduler" / "README.md"
-    readme = page.read_text(encoding="utf-8")
-    [table] = [block for block in readme.split("```") if HEAD in block]
-    lines = table[table.index(HEAD) + len(HEAD) :].strip().splitlines()
-
-    assert [policy.name for policy in POLICIES] == [line[:34].rstrip() for line in lines]
 
 
 def test_the_plot_is_drawn(tmp_path: Path) -> None:

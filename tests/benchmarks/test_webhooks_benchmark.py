@@ -1,11 +1,11 @@
-"""The benchmark of webhooks: every way runs, and the scheduler's README shows what it prints."""
+"""The benchmark of webhooks: every way runs."""
 
 from pathlib import Path
 
 import attrs
 import pytest
 
-from benchmarks.webhooks import HEAD, LOADS, WAYS, Load, Row, Run, Way, draw, measure
+from benchmarks.webhooks import LOADS, WAYS, Load, Row, Run, Way, draw, measure
 from tests.support.virtual_time import run
 
 
@@ -38,19 +38,6 @@ def test_a_row_says_what_was_measured() -> None:
     assert ["both", "45", "5", "0", "3.00", "90", "0.2", "s", "6.0", "s"] == str(
         Row("both", (first, second))
     ).split()
-
-
-def test_the_readme_shows_every_way() -> None:
-    """The scheduler's README has a table for each load, with a line for each way."""
-    page = Path(__file__).parents[2] / "perfect_async" / "scheduler" / "README.md"
-    readme = page.read_text(encoding="utf-8")
-    [block] = [block for block in readme.split("```") if HEAD in block]
-    tables = block.split(HEAD)[1:]
-
-    assert len(LOADS) == len(tables)
-    for table in tables:
-        lines = [line for line in table.splitlines() if len(line) == len(HEAD)]
-        assert [way.name for way in WAYS] == [line[:20].rstrip() for line in lines]
 
 
 def test_the_plot_is_drawn(tmp_path: Path) -> None:

@@ -841,7 +841,7 @@ class TestThreads:
         monkeypatch.setattr(images, "in_thread", fail)
 
         with pytest.raises(JobRefused) as caught:
-            await inspect(JPG, Smile)
+            await inspect(JPG.ljust(images._SMALL + 1, b"\0"), Smile)
 
         assert (
             "the picture cannot be read now: Too many open files. "
@@ -852,3 +852,44 @@ class TestThreads:
         """A second event loop in the same process works like the first."""
         for _ in range(2):
             assert "jpg" == run(lambda: inspected(JPG)).kind
+
+
+async def test_small_pictures_in_memory_need_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture of a few kilobytes is inspected in the event loop, a larger one in a thread."""
+    await inspected(JPG)  # loads the library that reads headers
+    small, large = JPG.ljust(images._SMALL, b"\0"), JPG.ljust(images._SMALL + 1, b"\0")
+    visits: list[str] = []
+
+    async def visited(*_: object) -> None:
+        visits.append("thread")
+
+    monkeypatch.setattr(images, "_in_thread", visited)
+
+    found = await inspect(small, Smile)
+
+    assert found is not None
+    assert ((40, 30), hashlib.sha256(small).hexdigest()) == (
+        (found.width, found.height),
+        found.digest,
+    )
+    assert [] == visits
+    await inspect(large, Smile)
+    assert ["thread"] == visits
+    with pytest.raises(PictureRefused, match="jpg"):
+        await inspect(b"GIF89a", Smile)
+
+
+async def test_the_library_for_headers_is_not_loaded_in_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first picture goes to a worker thread, however small it is: an import reads files."""
+    images._imagesize.cache_clear()
+    visits: list[str] = []
+
+    async def visited(*_: object) -> None:
+        visits.append("thread")
+
+    monkeypatch.setattr(images, "_in_thread", visited)
+    await inspect(JPG, Smile)
+
+    assert ["thread"] == visits
