@@ -342,11 +342,10 @@ class WebhookApp:
     It also runs alone (`uvicorn module:app`). Without ASGI, call
     `await receiver.deliver(body, headers)` with the raw body.
 
-    **Several processes.** Only the process that created a task waits for it, and a load balancer
-    passes a notification to any process. Give each process its own URL in the vendor's console (up
-    to ten), routed to that process only; or let one process create all tasks and route the path to
-    it. A notification at another process is acknowledged and has no effect there; the polls still
-    find the end of the task, only later.
+    **Several processes.** A load balancer passes a notification to any process. Processes that
+    share the key (`Client(share=...)`, the default on one machine) tell it to the process that
+    created the task, within about a second. Without sharing, a notification at another process is
+    acknowledged and has no effect there; the polls still find the end of the task, only later.
     """
 
     def __init__(self, receiver: Receiver) -> None:

@@ -225,8 +225,8 @@ class JobHandle:
         if isinstance(self.ending, PerfectError):
             how = f"failed: {type_name(self.ending)}: {self.ending.message}"
         LOG.info(
-            "Job %s%s %s%s, %g units",
-            *(what, task, how, lasted, self.units),
+            "Job %s%s %s%s, %g %s",
+            *(what, task, how, lasted, self.units, "unit" if self.units == 1 else "units"),
             extra={
                 "feature": self.spec.feature,
                 "task_id": self.task_id,

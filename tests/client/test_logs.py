@@ -94,7 +94,7 @@ async def test_the_outcome_of_each_job_is_logged(caplog: LogCapture) -> None:
     said = [each.getMessage() for each in caplog.records if each.levelno == logging.INFO]
     [done] = [text for text in said if text.startswith("Job ai-smile 'order 7'")]
     assert f"task '{result.task_id}' done in" in done
-    assert done.endswith(", 1 units")
+    assert done.endswith(", 1 unit")
     [failed] = [text for text in said if text.startswith("A job failed: 'PictureRefused'")]
     assert failed.endswith("Nothing was sent.")
 
