@@ -255,6 +255,7 @@ class LeasePolling:
         lease: int,
         give_up: int,
     ) -> None:
+        self._pacer = pacer
         self._table = pacer.table
         self._poll_queue = poll_queue
         self._give_up = give_up
@@ -287,7 +288,9 @@ class LeasePolling:
         """Record that a poll leaves: a reserved one, a retry, or an early one."""
         reserved = self._table.due(now // SLOT)
         if reserved is not None and reserved[1] == job.ref:
-            self.counts["late"] += reserved[0] < now // SLOT
+            late = now // SLOT - reserved[0]
+            self.counts["late"] += late > 0
+            self._pacer.polled(late)
             self._table.keep(job.ref, now)
             job.tries = 0
         elif job.try_at is not None and job.try_at <= now:
