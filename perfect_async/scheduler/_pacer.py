@@ -30,6 +30,11 @@ _LATE: Final = 4
 """Slots by which a reserved poll leaves late where the process stood still."""
 _PUNCTUAL: Final = 400
 """So many polls have to leave in time after a late one, until a long cycle is trusted again."""
+_RARE: Final = 15 * SECOND
+"""A longer cycle than this is much longer than most tasks last."""
+_KEPT_FOR_ENDS: Final = 4
+_MOST_KEPT: Final = 8
+"""Requests that creations leave to early polls then: 4, and 8 where it is twice as long."""
 _MOST_SPARED: Final = 2
 _SPARE: Final = 0.008
 """The share of a window that is not reserved on a good network: 2 of 250."""
@@ -230,6 +235,20 @@ class Pacer:
         if elsewhere != self._elsewhere:
             self._elsewhere = elsewhere
             self.calm, self._cut_for = False, -1
+
+    @property
+    def rare(self) -> bool:
+        """Whether polls are so rare that most tasks end long before their first reserved one."""
+        return self.table.cycle * SLOT >= _RARE
+
+    @property
+    def kept_for_ends(self) -> int:
+        """Requests that creations leave to early polls, where polls are rare.
+
+        An early poll frees all that is reserved for a task that has ended. Without any the window
+        fills with reservations, and nothing is created until the first of them come.
+        """
+        return min(_KEPT_FOR_ENDS * (self.table.cycle * SLOT // _RARE), _MOST_KEPT)
 
     def expect(self, requests: int) -> None:
         """Suit the plan to the work that waits, which takes so many `requests` at the least.

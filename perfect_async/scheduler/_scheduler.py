@@ -546,7 +546,7 @@ class Scheduler:
             and state.pacer.may_create(now)
             and (not state.members.shared or state.members.has_turn(now))
             and (moment.ample or state.table.room(now, creates=True))
-            and state.strategy.admits(job, now, moment.limit)
+            and state.strategy.admits(job, now, moment.limit - state.pacer.kept_for_ends)
         ):
             return ev.Submit(moment.number, job.ref)
         return None
@@ -561,12 +561,17 @@ class Scheduler:
         work = state.uncreated()
         if state.members.shared:
             work += state.members.work(moment.now)
-        if not work or not moment.free or work >= self.lookahead() - _AHEAD:
+        rare = state.pacer.rare
+        if not work or not moment.free or (work >= self.lookahead() - _AHEAD and not rare):
             return None
-        needed = state.table.occupied(moment.now) + LEAST_REQUESTS * work + 2 * len(state.table)
-        if needed > moment.limit or not state.admission.spares(moment.now, moment.limit):
+        # Where polls are rare a task costs its creation and one of them.
+        polls, ref = 1 if rare else LEAST_REQUESTS - 1, state.extra_polls.likely[0][1]
+        needed = state.table.occupied(moment.now) + (1 + polls) * work + polls * len(state.table)
+        if (needed > moment.limit and not state.extra_polls.scouts(ref)) or (
+            not state.admission.spares(moment.now, moment.limit)
+        ):
             return None
-        return ev.Poll(moment.number, state.extra_polls.likely[0][1])
+        return ev.Poll(moment.number, ref)
 
     def _early_poll(self, moment: _Moment) -> ev.Command | None:
         """Poll before the reserved poll where no other work waits."""

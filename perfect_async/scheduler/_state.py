@@ -74,6 +74,7 @@ class SchedulerState:
         self.table = self.pacer.table
         self.poll_queue = PollQueue()
         keeping, self.strategy = strategies(self.pacer, self.poll_queue, polling)
+        self._keeping = keeping
         # Without polls in between there is nothing to reserve, and nothing to admit by.
         self.keeps_alive = self.strategy is keeping
         self.admission, self.extra_polls = keeping.admission, keeping.extra_polls
@@ -631,6 +632,7 @@ class SchedulerState:
             self.pacer.replan(now)
         if now >= self.admission.acts_at or self.pacer.allowance.contended_until:
             self.admission.review(now)
+            self._keeping.reviewed()
 
     # How things end.
 
