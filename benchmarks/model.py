@@ -24,6 +24,7 @@ from perfect_async.scheduler import NEVER, Scheduler
 SECOND = 1_000_000
 ROUND_TRIP = 150_000
 LEASE = 10 * SECOND
+HANGING = 30 * SECOND
 
 
 @attrs.frozen
@@ -98,12 +99,14 @@ class Failures:
     """Polls that fail as soon as they arrive: a `share` of them, and with each the next polls of
     its task until `row` have failed.
 
-    Rows show in a few thousand tasks what would take millions to happen by chance.
+    Rows show in a few thousand tasks what would take millions to happen by chance. Another share of
+    the polls is `hanging`: they arrive, renew nothing, and are answered after 30 s, by an error.
     """
 
-    def __init__(self, share: float, *, row: int = 1, seed: int = 0) -> None:
+    def __init__(self, share: float, *, row: int = 1, hanging: float = 0.0, seed: int = 0) -> None:
         self._share = share
         self._row = row
+        self._hanging = hanging
         # A stream of its own: without failures nothing else changes.
         self._rng = random.Random(f"failures {seed}")
         self._left: dict[int, int] = {}
@@ -117,6 +120,14 @@ class Failures:
         if hits:
             self._left[ref] = self._row - 1
         return hits
+
+    def strike(self, command: ev.Command, arrives: int, takes: int) -> tuple[bool, int]:
+        """Whether `command` fails, and after how long it is answered, usually after it `takes`."""
+        if not isinstance(command, ev.Poll):
+            return False, takes
+        hangs = self._hanging > 0 and self._rng.random() < self._hanging
+        fails = self.hit(command.ref) or hangs
+        return fails, HANGING if hangs else arrives if fails else takes
 
 
 class Vendor:
@@ -216,10 +227,12 @@ def simulate(
     slowdown: Slowdown | None = None,
     foreign: Sequence[Foreign] = (),
     failures: Failures | None = None,
+    spread: float = 0.0,
     until: float = math.inf,
 ) -> Outcome:
     """Run one load, each task of which is a `job`, through a fresh scheduler, beside `foreign`
-    clients, for `until` seconds at most. Polls fail as `failures` says.
+    clients, for `until` seconds at most. Polls fail as `failures` says. Round trips are lognormal,
+    with 0.15 s as their median and `spread` as their deviation.
 
     It has seen tasks of the durations `known` before, in a batch that ended a window earlier; what
     they took does not count, but what was lost of them does.
@@ -256,11 +269,11 @@ def simulate(
                 vendor.settled(command, now)
                 break
             order += 1
-            arrives, takes = times(command, rng)
-            fails = isinstance(command, ev.Poll) and failures.hit(command.ref)
-            what, ends = ("fails", now + arrives) if fails else ("arrives", now + takes)
+            arrives, takes = times(command, rng, spread)
+            fails, takes = failures.strike(command, arrives, takes)
+            what = "fails" if fails else "arrives"
             heapq.heappush(queue, (now + arrives, 2 * order, what, command))
-            heapq.heappush(queue, (ends, 2 * order + 1, "answered", command))
+            heapq.heappush(queue, (now + takes, 2 * order + 1, "answered", command))
             requests += not isinstance(command, ev.Upload)
         if command is not None:
             continue  # a job ended: feed the next before waiting
@@ -303,9 +316,13 @@ def kind_of(job: Job) -> ev.TaskKind:
     return ev.TaskKind(job.feature, job.outputs, usual)
 
 
-def times(request: ev.Request | ev.Upload, rng: random.Random) -> tuple[int, int]:
+def times(
+    request: ev.Request | ev.Upload, rng: random.Random, spread: float = 0.0
+) -> tuple[int, int]:
     """After how long `request` arrives, and is answered."""
     takes = ROUND_TRIP if not isinstance(request, ev.Upload) else 2 * ROUND_TRIP
+    if spread:
+        takes = round(takes * rng.lognormvariate(0, spread))
     return rng.randint(0, takes), takes
 
 

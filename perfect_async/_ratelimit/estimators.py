@@ -35,8 +35,8 @@ _FEW = 20
 """So few round trips are looked at after every answer, more only now and then."""
 _ENOUGH = 100
 """So many round trips have a 99th percentile."""
-_PRIOR_FAILED, _PRIOR_POLLS = 0.2, 20.0
-"""Before anything is seen: 1 % of polls fail. 200 clean polls bring it under 0.1 %."""
+_PRIOR_FAILED, _PRIOR_POLLS = 0.08, 20.0
+"""Before anything is seen: 0.4 % of polls fail. 60 clean polls bring it under 0.1 %."""
 _REMEMBERED_TASKS: Final = 400
 """Tasks of one kind that count: durations drift."""
 _SHARE: Final = 0.05

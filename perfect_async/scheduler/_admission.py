@@ -109,6 +109,8 @@ class AdmissionController:
         # The job that was admitted last and when, its kind, its origin and its last slot.
         self._admitted: tuple[ScheduledJob, int, _Kind, int, int] | None = None
         self._changes = 0
+        # Kinds whose first end became known.
+        self.discovered = 0
         # Other members of the key: whose tasks these are, and whether one of them lacks polls.
         self._foreign: set[int] = set()
         self.short_elsewhere = False
@@ -326,6 +328,10 @@ class AdmissionController:
         last = self._last(kind, now, (now + self._give_up) // SLOT, now)
         return (last - now // SLOT) // self._table.cycle + 1
 
+    def knows(self, ref: int) -> bool:
+        """Whether a task like `ref` has ended."""
+        return self._tasks[ref].kind.outlook is not None
+
     def likely_end(self, ref: int) -> int | None:
         """When `ref` has probably ended, by its age when seen running; None if unknown."""
         task = self._tasks[ref]
@@ -367,9 +373,11 @@ class AdmissionController:
     def _review(self, kind: _Kind, now: int, *, every: bool) -> None:
         if kind.stale:
             kind.changes = 0
+            unknown = kind.outlook is None
             running = [task.low for task in [*kind.old.values(), *kind.young.values()] if task.low]
             kind.outlook = kind.durations.outlook(running, self._table.cycle * SLOT)
             kind.horizon = 0 if kind.outlook is None else kind.outlook.horizon
+            self.discovered += unknown and kind.outlook is not None
             # A small change of the horizon moves nothing.
             every |= abs(kind.horizon - kind.placed) * 4 > self._table.cycle * SLOT
         if every or kind.unsorted:

@@ -14,15 +14,30 @@ from typing import Final
 from perfect_async import events as ev
 from perfect_async._ratelimit.adaptive import AdaptiveLimit
 from perfect_async._ratelimit.estimators import LatencyEstimator
-from perfect_async._ratelimit.timetable import Timetable
+from perfect_async._ratelimit.timetable import RESCUE_AFTER, Timetable
 from perfect_async._time import SECOND, SLOT
 from perfect_async.models import Limits
 
 _STEP: Final = 4
 """Cycles change in steps of so many slots, so that small changes do not move the plan."""
+_SHORT: Final = 88
+"""The most of a lease, in percent, between two polls: an end is heard soon."""
+_LONG: Final = 93
+"""The same while more work waits than a window holds: fewer polls, so more tasks side by side. What
+is left of a lease of 10 s holds two tries, or the poll of another member for one that stopped.
+"""
+_LATE: Final = 4
+"""Slots by which a reserved poll leaves late where the process stood still."""
+_PUNCTUAL: Final = 400
+"""So many polls have to leave in time after a late one, until a long cycle is trusted again."""
+_RARE: Final = 15 * SECOND
+"""A longer cycle than this is much longer than most tasks last."""
+_KEPT_FOR_ENDS: Final = 4
+_MOST_KEPT: Final = 8
+"""Requests that creations leave to early polls then: 4, and 8 where it is twice as long."""
 _MOST_SPARED: Final = 2
-_SPARE: Final = 0.016
-"""The share of a window that is not reserved on a good network: 4 of 250."""
+_SPARE: Final = 0.008
+"""The share of a window that is not reserved on a good network: 2 of 250."""
 _LONGEST_PAUSE: Final = 30 * SECOND
 _DOUBT: Final = 2 * SECOND
 _LONGEST_DOUBT: Final = 120 * SECOND
@@ -47,7 +62,8 @@ class Pacer:
     `lease` and `horizon` (how long polls are reserved for a task) in microseconds. Nothing new is
     sent before `hold`. `overcommitted` is True while the plan suits a better network than there is,
     so that nothing new may be reserved. While `calm`, `replan` would change nothing at any time:
-    the plan suits the network, and no other user of the key was seen.
+    the plan suits the network, and no other user of the key was seen. `long`: more work waits than
+    a window holds, or did when the tasks that run began.
     """
 
     def __init__(self, limits: Limits, *, lease: int, horizon: int) -> None:
@@ -63,6 +79,7 @@ class Pacer:
         self.overcommitted = False
         self.refused = 0
         self.calm = False
+        self.long = False
         self._requests = limits.requests
         self._lease = lease
         self._outage = 0
@@ -71,6 +88,7 @@ class Pacer:
         self._creating: dict[int, int] = {}
         self._cut_at = 0
         self._gap = 0
+        self._unpunctual = 0
         self._cut_for = -1
         self._settled = self._crowded = False
         # The cycle, guard and spared places that the worst network of another member asks for.
@@ -218,6 +236,42 @@ class Pacer:
             self._elsewhere = elsewhere
             self.calm, self._cut_for = False, -1
 
+    @property
+    def rare(self) -> bool:
+        """Whether polls are so rare that most tasks end long before their first reserved one."""
+        return self.table.cycle * SLOT >= _RARE
+
+    @property
+    def kept_for_ends(self) -> int:
+        """Requests that creations leave to early polls, where polls are rare.
+
+        An early poll frees all that is reserved for a task that has ended. Without any the window
+        fills with reservations, and nothing is created until the first of them come.
+        """
+        return min(_KEPT_FOR_ENDS * (self.table.cycle * SLOT // _RARE), _MOST_KEPT)
+
+    def expect(self, requests: int) -> None:
+        """Suit the plan to the work that waits, which takes so many `requests` at the least.
+
+        A long cycle stays while tasks run: to change it moves all polls.
+        """
+        long = requests > self._requests or (self.long and len(self.table) > 0)
+        if long != self.long:
+            self.long = long
+            self.calm, self._cut_for = False, -1
+
+    def polled(self, late: int) -> None:
+        """Record that a reserved poll leaves so many slots late."""
+        if late >= _LATE:
+            changed, self._unpunctual = not self._unpunctual, _PUNCTUAL
+        elif self._unpunctual:
+            self._unpunctual -= 1
+            changed = not self._unpunctual
+        else:
+            return
+        if changed:
+            self.calm, self._cut_for = False, -1
+
     def take_over(self, now: int) -> None:
         """Note that the timetable has got the plan of another member."""
         self.overcommitted = self._settled = self.calm = False
@@ -270,7 +324,9 @@ class Pacer:
 
     def _wanted_cycle(self) -> int:
         cycle = self._own_cycle()
-        return cycle if self._elsewhere is None else min(cycle, self._elsewhere[0])
+        if self._elsewhere is not None:
+            cycle = min(cycle, self._elsewhere[0])
+        return cycle if self.long else min(cycle, max(self._least_cycle(), self._percent(_SHORT)))
 
     def _own_guard(self) -> int:
         guard, wanted = self.table.guard, -(-self.network.jitter // SLOT) * SLOT
@@ -287,11 +343,22 @@ class Pacer:
     def _own_cycle(self) -> int:
         """Slots between two polls: as many as let the last retry arrive in the lease.
 
-        Not so few that not even one task could be polled: late retries are better than none.
+        So does a poll that another member sends because its owner has stopped. Not so few that not
+        even one task could be polled: late retries are better than none.
         """
+        jitter = self.network.jitter
         apart = max(self.network.patience, self._gap and self._gap + self.table.guard)
-        tries = (self.network.tries - 1) * apart + self.network.jitter
-        cycle = max(min(self._lease - tries, self._lease * 88 // 100), self._lease * 4 // 10)
+        rest = max((self.network.tries - 1) * apart, RESCUE_AFTER * SLOT + jitter) + jitter
+        cycle = max(self._lease - rest, self._lease * 4 // 10)
+        longest = self._percent(_SHORT if self._unpunctual else _LONG)
+        return max(1, self._least_cycle(), min(cycle // SLOT // _STEP * _STEP, longest))
+
+    def _least_cycle(self) -> int:
+        """The slots between two polls with which one task can be polled at all."""
         polls = self._requests - math.ceil(_SPARE * self._requests) - 2
-        least = min(-(-self.table.account.reach // max(1, polls)), self._lease * 88 // 100 // SLOT)
-        return max(1, least, cycle // SLOT // _STEP * _STEP)
+        return min(-(-self.table.account.reach // max(1, polls)), self._lease * 88 // 100 // SLOT)
+
+    def _percent(self, share: int) -> int:
+        """That many percent of the lease, in slots."""
+        slots = self._lease * share // 100 // SLOT
+        return max(1, slots // 2 * 2)

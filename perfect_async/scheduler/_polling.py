@@ -37,6 +37,11 @@ _OF_LATE: Final = 200
 _MOST_IN_VAIN: Final = 3
 """The most requests that are held for a task beside the one for its result."""
 
+_SCOUT_FROM: Final = 5 * SECOND
+"""The age from which a task is polled early while none of its kind has ended."""
+_SCOUT_EVERY: Final = SECOND
+"""How often one of them is at the most."""
+
 _LEAST_INTERVAL: Final = SECOND // 2
 _WORTH: Final = SECOND
 """A poll that is early by less is not worth a request."""
@@ -125,6 +130,9 @@ class ExtraPolls:
         self.interval = interval
         # Whether an early poll finds ends sooner: not while the vendor announces them.
         self.eager = True
+        # Tasks that are polled early to see a first end of their kind, and when the next one is.
+        self._scouts: dict[int, ScheduledJob] = {}
+        self._scout_at = 0
         # To be sent again; may be polled early; has probably ended.
         self.tries: list[tuple[int, int, ScheduledJob]] = [(NEVER, -1, _LAST)]
         self.early: list[tuple[int, int, ScheduledJob]] = [(NEVER, -1, _LAST)]
@@ -207,6 +215,35 @@ class ExtraPolls:
                 job.likely_at = at
                 heapq.heappush(self.likely, (at, job.ref, job))
 
+    def scout(self, job: ScheduledJob, created: int) -> None:
+        """Poll `job` early to see a first end where polls are rare: before it little is created.
+
+        The tasks of unknown kinds take turns: one a second at first, and fewer as they grow old.
+        """
+        if not self._pacer.rare:
+            job.likely_at = None
+            return
+        soonest = job.last_left + _SCOUT_FROM
+        at = max(soonest, self._scout_at)
+        self.expect_end(job, at)
+        if job.likely_at is not None:
+            self._scout_at = at + max(_SCOUT_EVERY, (soonest - created) // 8)
+            self._scouts[job.ref] = job
+
+    def scouted(self) -> list[ScheduledJob]:
+        """The jobs that were to be polled for a first end; they are not any longer."""
+        jobs = [*self._scouts.values()]
+        self._scouts.clear()
+        return jobs
+
+    def forget(self, ref: int) -> None:
+        """Poll `ref` no longer for a first end."""
+        self._scouts.pop(ref, None)
+
+    def scouts(self, ref: int) -> bool:
+        """Whether `ref` is to be polled for a first end."""
+        return ref in self._scouts
+
     def tidy(self) -> None:
         """Drop from the heads of the queues what no longer holds."""
         tries, early, likely = self.tries, self.early, self.likely
@@ -255,12 +292,14 @@ class LeasePolling:
         lease: int,
         give_up: int,
     ) -> None:
+        self._pacer = pacer
         self._table = pacer.table
         self._poll_queue = poll_queue
         self._give_up = give_up
         self.admission = AdmissionController(pacer, insured=insured, give_up=give_up)
         self.extra_polls = ExtraPolls(pacer, lease=lease, interval=interval)
         self.counts: Counter[str] = Counter()
+        self._discovered = 0
 
     @property
     def held(self) -> int:
@@ -281,13 +320,15 @@ class LeasePolling:
         self.admission.accepted(job.ref, now)
         self.extra_polls.created(job)
         if not job.adopted:
-            self.extra_polls.expect_end(job, self.admission.likely_end(job.ref))
+            self._expect_end(job)
 
     def left(self, job: ScheduledJob, now: int) -> None:
         """Record that a poll leaves: a reserved one, a retry, or an early one."""
         reserved = self._table.due(now // SLOT)
         if reserved is not None and reserved[1] == job.ref:
-            self.counts["late"] += reserved[0] < now // SLOT
+            late = now // SLOT - reserved[0]
+            self.counts["late"] += late > 0
+            self._pacer.polled(late)
             self._table.keep(job.ref, now)
             job.tries = 0
         elif job.try_at is not None and job.try_at <= now:
@@ -301,9 +342,22 @@ class LeasePolling:
         self.admission.runs(job.ref, left, now)
         age = now - job.given_up + job.gives_up_after(self._give_up)
         self.extra_polls.renewed(job, left, interval, age, now)
-        self.extra_polls.expect_end(job, self.admission.likely_end(job.ref))
+        self._expect_end(job)
         if job.announced:
             self._poll_queue.put(job, now + pause(job))
+
+    def reviewed(self) -> None:
+        """Expect ends of the tasks whose kind is known since the last review."""
+        if self.admission.discovered != self._discovered:
+            self._discovered = self.admission.discovered
+            for job in self.extra_polls.scouted():
+                self._expect_end(job)
+
+    def _expect_end(self, job: ScheduledJob) -> None:
+        if self.admission.knows(job.ref):
+            self.extra_polls.expect_end(job, self.admission.likely_end(job.ref))
+        else:
+            self.extra_polls.scout(job, self.admission.facts(job.ref)[0])
 
     def failed(self, job: ScheduledJob, at: int) -> None:
         """Send another poll inside the lease if the next reserved one comes too late."""
@@ -318,6 +372,7 @@ class LeasePolling:
             # Whether the vendor still announces ends.
             self.extra_polls.eager = not job.announced
         self.admission.release(job.ref, ended=ended, lost=lost)
+        self.extra_polls.forget(job.ref)
         job.try_at = job.early_at = job.likely_at = job.ask_at = None
 
 

@@ -35,7 +35,7 @@ from perfect_async._time import NEVER, SECOND, SLOT
 from perfect_async.errors import ConfigurationError
 from perfect_async.reports import Statistics
 from perfect_async.scheduler._job import RESPONSES, IllegalEvent, JobState
-from perfect_async.scheduler._state import SchedulerState
+from perfect_async.scheduler._state import LEAST_REQUESTS, SchedulerState
 
 if TYPE_CHECKING:
     from perfect_async.models import Limits, Polling
@@ -45,14 +45,13 @@ __all__ = ["NEVER", "IllegalEvent", "Scheduler"]
 _AHEAD: Final = 4
 """Pictures ready or under way, below which registering comes before creating (or a second's worth).
 """
+_LEAST_AHEAD: Final = 88
 _MOST_AHEAD: Final = 240
 """Jobs that are known before they are created, whatever the limits: each may hold a picture."""
 _PATIENT: Final = 15 * SECOND
 """A query that has waited for so long comes before creations."""
 _KNOWN: Final = 20
 """Jobs that must have ended before their average cost counts."""
-_REQUESTS_PER_JOB: Final = 3.0
-"""What a smile costs before any has ended: a creation, a share of a registration and two polls."""
 
 
 _UNKNOWN: Final = 120 * SECOND
@@ -84,7 +83,7 @@ class Scheduler:
         polling: Polling,
         *,
         engine_retries: int = 1,
-        files_per_call: int = 20,
+        files_per_call: int = 80,
         member: str = "",
         pid: int = 0,
     ) -> None:
@@ -314,9 +313,9 @@ class Scheduler:
     def lookahead(self) -> int:
         """Say how many jobs that are not created yet the caller should hand over.
 
-        Two registrations and a few; more where the limits are larger, but never all there are.
+        A registration and a few; more where the limits are larger, but never all there are.
         """
-        return min(max(48, 8 * self._limits.per_second), _MOST_AHEAD)
+        return min(max(_LEAST_AHEAD, 8 * self._limits.per_second), _MOST_AHEAD)
 
     def eta(self, waiting: int, running: int) -> float | None:
         """Estimate the seconds until so many more jobs have ended; None before any has.
@@ -331,7 +330,7 @@ class Scheduler:
             # Nothing is known but that the window is full.
             return self.window_wait() or None
         known = state.ended >= _KNOWN
-        per_job = state.requests.total() / state.ended if known else _REQUESTS_PER_JOB
+        per_job = state.requests.total() / state.ended if known else float(LEAST_REQUESTS)
         lasts = state.lasted / state.ended / SECOND
         return self._ends_in(left, per_job, lasts) + lasts / 2
 
@@ -550,7 +549,7 @@ class Scheduler:
             and state.pacer.may_create(now)
             and (not state.members.shared or state.members.has_turn(now))
             and (moment.ample or state.table.room(now, creates=True))
-            and state.strategy.admits(job, now, moment.limit)
+            and state.strategy.admits(job, now, moment.limit - state.pacer.kept_for_ends)
         ):
             return ev.Submit(moment.number, job.ref)
         return None
@@ -565,12 +564,17 @@ class Scheduler:
         work = state.uncreated()
         if state.members.shared:
             work += state.members.work(moment.now)
-        if not work or not moment.free or work >= self.lookahead() - _AHEAD:
+        rare = state.pacer.rare
+        if not work or not moment.free or (work >= self.lookahead() - _AHEAD and not rare):
             return None
-        needed = state.table.occupied(moment.now) + _REQUESTS_PER_JOB * work + 2 * len(state.table)
-        if needed > moment.limit or not state.admission.spares(moment.now, moment.limit):
+        # Where polls are rare a task costs its creation and one of them.
+        polls, ref = 1 if rare else LEAST_REQUESTS - 1, state.extra_polls.likely[0][1]
+        needed = state.table.occupied(moment.now) + (1 + polls) * work + polls * len(state.table)
+        if (needed > moment.limit and not state.extra_polls.scouts(ref)) or (
+            not state.admission.spares(moment.now, moment.limit)
+        ):
             return None
-        return ev.Poll(moment.number, state.extra_polls.likely[0][1])
+        return ev.Poll(moment.number, ref)
 
     def _early_poll(self, moment: _Moment) -> ev.Command | None:
         """Poll before the reserved poll where no other work waits."""

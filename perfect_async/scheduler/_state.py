@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from perfect_async.models import Limits, Polling
 
+LEAST_REQUESTS: Final = 3
+"""What a smile costs at the least: a creation, a share of a registration and two polls."""
 _MOST_FAILURES: Final = 8
 _MOST_REFUSALS: Final = 20
 _SAME_REFUSALS: Final = 3
@@ -72,6 +74,7 @@ class SchedulerState:
         self.table = self.pacer.table
         self.poll_queue = PollQueue()
         keeping, self.strategy = strategies(self.pacer, self.poll_queue, polling)
+        self._keeping = keeping
         # Without polls in between there is nothing to reserve, and nothing to admit by.
         self.keeps_alive = self.strategy is keeping
         self.admission, self.extra_polls = keeping.admission, keeping.extra_polls
@@ -638,10 +641,15 @@ class SchedulerState:
             self.admission.move(now)
         elif self.members.met:
             self.members.forget_old(now)
+        work = self.uncreated()
+        if self.members.shared:
+            work += self.members.work(now)
+        self.pacer.expect(LEAST_REQUESTS * work)
         if not self.pacer.calm:
             self.pacer.replan(now)
         if now >= self.admission.acts_at or self.pacer.allowance.contended_until:
             self.admission.review(now)
+            self._keeping.reviewed()
 
     # How things end.
 
