@@ -1,8 +1,8 @@
 """Queue what precedes a task, which is registering and uploading its picture, and queries.
 
-One call registers up to 80 files and costs one request of the window, so a picture costs next to
-nothing of it; how many the vendor takes is open, and where it refuses them half as many are tried,
-down to 20 and less. The bytes go to another host and cost none (contract: The flow of one picture).
+One call registers up to 20 files and costs one request of the window, so a picture costs a
+twentieth of one; where the vendor refuses so many, half as many are tried. The bytes go to another
+host and cost none (contract: The flow of one picture).
 Neither spends units, so both are simply repeated when they fail. Queries are no jobs: templates,
 units, prices, history, delete. They use the same window. All times are integer microseconds.
 """

@@ -46,6 +46,7 @@ _AHEAD: Final = 4
 """Pictures ready or under way, below which registering comes before creating (or a second's worth).
 """
 _LEAST_AHEAD: Final = 88
+"""So many jobs take more requests than a window holds, which the plan has to know (`Pacer.expect`)."""
 _MOST_AHEAD: Final = 240
 """Jobs that are known before they are created, whatever the limits: each may hold a picture."""
 _PATIENT: Final = 15 * SECOND
@@ -83,7 +84,7 @@ class Scheduler:
         polling: Polling,
         *,
         engine_retries: int = 1,
-        files_per_call: int = 80,
+        files_per_call: int = 20,
         member: str = "",
         pid: int = 0,
     ) -> None:
@@ -313,7 +314,7 @@ class Scheduler:
     def lookahead(self) -> int:
         """Say how many jobs that are not created yet the caller should hand over.
 
-        A registration and a few; more where the limits are larger, but never all there are.
+        More than one window serves, and more where the limits are larger, but never all there are.
         """
         return min(max(_LEAST_AHEAD, 8 * self._limits.per_second), _MOST_AHEAD)
 
