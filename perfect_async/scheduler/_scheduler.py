@@ -46,7 +46,7 @@ _AHEAD: Final = 4
 """Pictures ready or under way, below which registering comes before creating (or a second's worth).
 """
 _LEAST_AHEAD: Final = 88
-"""So many jobs take more requests than a window holds, which the plan has to know (`Pacer.expect`)."""
+"""So many jobs take more requests than a window holds: the plan has to know (`Pacer.expect`)."""
 _MOST_AHEAD: Final = 240
 """Jobs that are known before they are created, whatever the limits: each may hold a picture."""
 _PATIENT: Final = 15 * SECOND
