@@ -62,6 +62,16 @@ class SlidingWindow:
 
     # What left.
 
+    def begin(self, now: int) -> None:
+        """Begin the account one window before `now`, if it has not begun.
+
+        Requests that other processes sent before then count from when they were sent.
+        """
+        if not self._left:
+            self._base = now // self._length - self._run
+            self._left, self._reserved = [0], [0]
+        self.forget(now)
+
     def answered(self, now: int) -> None:
         """Count a request that was answered from now on."""
         here = now // self._length
@@ -100,7 +110,9 @@ class SlidingWindow:
         """Count what left by the account of `other`, which may have another period."""
         self.unanswered = other.unanswered
         if other._left:
-            self.index(other._base * other._bucket)
+            # The account of `other` may begin before time 0.
+            self._base = other._base * other._bucket // self._bucket
+            self.index(self._base * self._bucket)
         for bucket, count in enumerate(other._left, other._base):
             if count:
                 # At the end of the bucket: what is not known exactly counts for longer.

@@ -270,8 +270,8 @@ class Members:
         state = self._state
         self.locked = state.admission.may_move = True
         before, self.updated_at = self.updated_at, now
-        # The account begins here if it has not begun: not at the last poll of another member.
-        state.table.account.forget(now)
+        # Before the rows are counted, whose requests may have left a while ago.
+        state.table.account.begin(now)
         self._everything |= event.afresh
         self._recovers = event.afresh and self.met
         known = dict(self._rows) if event.afresh else {}

@@ -392,6 +392,35 @@ def test_what_holds_holds_in_every_window(
     assert not made.holds(slot, more, peak - 1, leaving=leaving)
 
 
+def test_a_begun_account_counts_earlier_requests_from_when_they_left() -> None:
+    """Requests of other processes, read later, leave the window a period after they were sent."""
+    made, late = account(), account()
+    now = 40 * SLOT
+    made.begin(now)
+    made.begin(now)
+    for at in (0, 10 * SLOT, 39 * SLOT):
+        made.answered(at)
+        late.answered(at)
+
+    for later in range(200):
+        at = now + later * SLOT
+        assert late.occupied(at) == made.occupied(at)
+    assert 3 == made._total
+
+
+@pytest.mark.parametrize("period", [3, 6])
+def test_a_copy_keeps_the_times_before_0(period: int) -> None:
+    """Requests that left before time 0 count in the copy for as long as in the original."""
+    made = SlidingWindow(requests=REQUESTS, period=3 * SECOND, horizon=4000 * SLOT)
+    made.remember([(2 * SECOND, 3)])
+    other = SlidingWindow(requests=REQUESTS, period=period * SECOND, horizon=4000 * SLOT)
+    other.copy(made)
+
+    assert 3 == other.occupied(0) == other._total
+    assert 3 == other.occupied((period - 2) * SECOND)
+    assert 0 == other.occupied((period - 2) * SECOND + LATEST + 4 * 2 * SLOT)
+
+
 def test_a_plan_beyond_what_is_known() -> None:
     """An account that holds nothing yet can be asked about any plan."""
     made = SlidingWindow(requests=10, period=3 * SECOND, horizon=4000 * SLOT)

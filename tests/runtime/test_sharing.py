@@ -212,6 +212,24 @@ async def test_a_second_run_waits_for_the_window_of_the_first(
     assert 1 == caplog.text.count("The request window of this key is full")
 
 
+async def test_requests_of_an_earlier_run_count_from_when_they_were_sent(tmp_path: Path) -> None:
+    """A client that opens 200 s after requests of another process has them for 100 s only."""
+    sandbox = vendor(durations={"ai-smile": Durations.fixed(1.0)})
+    one, other = members(sandbox, tmp_path)
+    async with one, one.batch(smiles(60)) as batch:
+        assert 60 == len([outcome async for outcome in batch if outcome.ok])
+        sent = one.statistics().requests_in_window
+    await asyncio.sleep(200)
+    async with other:
+        await other.run(smile(100))
+        before = other.statistics().requests_in_window
+        await asyncio.sleep(120)
+        after = other.statistics().requests_in_window
+
+    assert before >= sent
+    assert 2 == after
+
+
 async def test_a_doubt_holds_for_all_members(tmp_path: Path) -> None:
     """An equal job in another process gets the doubt too, until its caller consents."""
     sandbox = vendor(faults=Faults(lost_creations=1.0))
