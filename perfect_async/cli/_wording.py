@@ -60,8 +60,9 @@ _ADVICE: Final = {
     "Nothing was bought for this job; run it again with its picture.": (
         "Nothing was bought for it; run the command again with its picture."
     ),
-    'Polling(lease="measured"): nothing was measured for this key and host. Run '
-    "`perfect-async doctor --measure-lease`, or leave the lease at 10 s.": (
+    'Polling(lease="measured"): no lease was measured for this key and host. Run '
+    "`perfect-async doctor --measure-lease`, which costs the units of one task, or use the "
+    "default lease of 10 s.": (
         "--lease measured: nothing was measured for this key and host. Run `perfect-async doctor "
         "--measure-lease --picture FILE` first, which costs 1 unit, or leave --lease out."
     ),

@@ -289,7 +289,7 @@ async def test_a_failed_driver_ends_all_waits(
     """Every caller gets an error with that cause, and with the task if there is one."""
     sandbox = vendor()
     c = await client(sandbox).open()
-    caller = asyncio.ensure_future(c.run(smile(77)))
+    caller = asyncio.ensure_future(c.run(smile(10**7)))
     await asyncio.sleep(2)
     batch = c.batch(smiles(10**6))
     outcomes: list[Outcome] = []
