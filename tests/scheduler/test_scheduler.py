@@ -238,8 +238,9 @@ class World:
         if isinstance(command, ev.Submit):
             if isinstance(event, ev.NoAnswer):
                 self.doubtful.add(command.ref)
+            # The first reserved poll may take a phase up to a quarter of a cycle earlier.
             cycle = self.scheduler._state.table.cycle * SLOT
-            if self.now > flight.left + cycle - SLOT:
+            if self.now > flight.left + cycle * 3 // 4 - SLOT:
                 self.slow.add(command.ref)
         self.tell(event)
 
