@@ -277,7 +277,7 @@ class Timetable:
         self._reserve_all()
         self._bound()
 
-    def take_over(self, cycle: int, guard: int, places: Mapping[int, tuple[int, int]]) -> None:
+    def adopt_plan(self, cycle: int, guard: int, places: Mapping[int, tuple[int, int]]) -> None:
         """Change to the plan of another member: a poll every `cycle` slots, with `guard`.
 
         `places` has the next and the last slot of each task that the member knew.
@@ -416,7 +416,7 @@ class Timetable:
         self._reserve_all()
         return False
 
-    # Inside.
+    # Helpers.
 
     def _seconds_hold(self, slot: int) -> bool:
         """Return whether requests that left and reserved polls are within the limit per second."""

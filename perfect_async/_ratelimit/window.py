@@ -223,7 +223,7 @@ class SlidingWindow:
         """Return the most requests in a window that ends from `slot` to `last`."""
         return self._peak(slot // self._bucket, last // self._bucket)
 
-    # Inside.
+    # Helpers.
 
     def _peak(
         self,

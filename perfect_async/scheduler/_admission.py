@@ -113,7 +113,7 @@ class AdmissionController:
         self._strict = True
         self._review_at = self.acts_at = 0
         self._full: tuple[int, int] | None = None
-        # The job that was admitted last and when, its kind, its origin and its last slot.
+        # The job that was admitted last, the time, its kind, its origin and its last slot.
         self._admitted: tuple[ScheduledJob, int, _Kind, int, int] | None = None
         self._changes = 0
         # The number of kinds whose first end became known.
@@ -274,7 +274,7 @@ class AdmissionController:
         self._full = here
         return False
 
-    def spares(self, now: int, limit: int) -> bool:
+    def leaves_room(self, now: int, limit: int) -> bool:
         """Return whether one unreserved request fits beside the tasks that may run long.
 
         An early poll is checked like a creation, since it must not take a request that such a task
@@ -326,7 +326,7 @@ class AdmissionController:
         ends.update((ref, cap) for _, ref, cap in worst)
         if newcomer is None:
             return table.would_keep(slot, ends, limit)
-        # The first task of its kind is not among them.
+        # `ends` does not have the first task of a kind.
         last = ends.pop(newcomer.ref, newcomer.cap)
         return table.would_admit(slot, newcomer.last, last, ends, limit)
 
@@ -373,7 +373,7 @@ class AdmissionController:
     def move(self, now: int) -> None:
         """Perform the moves that waited until reservations may move."""
         for ref, to in self._moves.items():
-            self._table.shift(ref, to, now // SLOT, self._pacer.firm)
+            self._table.shift(ref, to, now // SLOT, self._pacer.reservable)
         self._moves.clear()
 
     def _review_by(self, at: int) -> None:
@@ -419,20 +419,20 @@ class AdmissionController:
         else:
             self._short.pop(task.ref, None)
             if last < task.last:
-                self._reserve(task, last, self._pacer.firm, now)
+                self._reserve(task, last, self._pacer.reservable, now)
 
     def _lengthen(self, now: int) -> None:
         """Reserve more polls for the tasks that need them, the oldest first."""
         crowded = False
         for task in sorted(self._short.values(), key=lambda task: task.created):
             last = self._last(task.kind, task.created, task.cap, now)
-            if not crowded and self._reserve(task, last, self._pacer.firm, now):
+            if not crowded and self._reserve(task, last, self._pacer.reservable, now):
                 del self._short[task.ref]
                 continue
             crowded = True
             if self._table.lapsed(task.ref):
                 # Its last reserved poll has left: reserve one more, also of those for retries.
-                kept = (self._pacer.firm + self._table.account.requests) // 2
+                kept = (self._pacer.reservable + self._table.account.requests) // 2
                 self._reserve(task, task.last + self._table.cycle, kept, now)
 
     def _reserve(self, task: _Task, last: int, limit: int, now: int) -> bool:

@@ -142,7 +142,7 @@ class Members:
         for member in {name for name, _ in self._open}:
             # Their answers will not be known.
             self._answer_all(member, now)
-        self._state.pacer.heed(None)
+        self._state.pacer.adapt_to_others(None)
         if limits != self._holds:
             self._holds = limits
             self._state.set_limits(limits)
@@ -291,7 +291,7 @@ class Members:
             for member in list(self._missing):
                 self._on_gone(member, now)
         self._tidy(now)
-        self._heed(now)
+        self._adapt_to_others(now)
 
     def _on_afresh(self, event: ev.LedgerRead, known: dict[str, ev.MemberRow], now: int) -> None:
         """Publish all rows again, since the ledger is new, or an older copy of itself.
@@ -571,7 +571,7 @@ class Members:
         ):
             del self._published_requests[oldest.number]
 
-    # Inside.
+    # Helpers.
 
     def _take_plan(self, plan: ev.PlanRow, tasks: Iterable[ev.TaskRow], now: int) -> None:
         """Change the plan to that of another member, for all tasks."""
@@ -592,8 +592,8 @@ class Members:
                     places[mine[row.ref]] = row.next, row.last
             elif (row.member, row.ref) in self._tasks:
                 places[self._tasks[row.member, row.ref].ref] = row.next, row.last
-        state.table.take_over(plan.cycle, plan.guard, places)
-        state.pacer.take_over(now)
+        state.table.adopt_plan(plan.cycle, plan.guard, places)
+        state.pacer.plan_adopted(now)
 
     def _on_own_task(self, row: ev.TaskRow, now: int) -> None:
         """Process a row of a task of ours, which another member wrote."""
@@ -733,7 +733,7 @@ class Members:
             for task in [task for task in self._tasks.values() if task.row.cap <= now]:
                 self._drop(task)
 
-    def _heed(self, now: int) -> None:
+    def _adapt_to_others(self, now: int) -> None:
         """Adapt our plan and our limits to the networks and settings of the others."""
         state, living = self._state, self.living(now)
         state.admission.short_elsewhere = any(row.short for row in living)
@@ -746,7 +746,7 @@ class Members:
                 max(row.guard for row in polling),
                 max(row.spared for row in polling),
             )
-        state.pacer.heed(worst)
+        state.pacer.adapt_to_others(worst)
         strictest = self._limits
         for row in self._rows.values():
             strictest = strictest.stricter(row.limits)

@@ -123,7 +123,7 @@ class Pacer:
         return self._reserve
 
     @property
-    def firm(self) -> int:
+    def reservable(self) -> int:
         """The number of requests of a window that may be reserved for running tasks."""
         return self._requests - self.reserve()
 
@@ -233,7 +233,7 @@ class Pacer:
         """Return the cycle, the guard and the spared requests per second that our network needs."""
         return self._own_cycle(), self._own_guard(), self._own_spared()
 
-    def heed(self, elsewhere: tuple[int, int, int] | None) -> None:
+    def adapt_to_others(self, elsewhere: tuple[int, int, int] | None) -> None:
         """Take into account what the worst network of another member needs; see `wanted`."""
         if elsewhere != self._elsewhere:
             self._elsewhere = elsewhere
@@ -275,7 +275,7 @@ class Pacer:
         if changed:
             self.plan_is_current, self._cut_for = False, -1
 
-    def take_over(self, now: int) -> None:
+    def plan_adopted(self, now: int) -> None:
         """Record that the timetable now has the plan of another member."""
         self.overcommitted = self._settled = self.plan_is_current = False
         self._cut_for = -1
@@ -301,7 +301,7 @@ class Pacer:
         if (cycle, guard) == (self.table.cycle, self.table.guard) and not self._crowded:
             self.overcommitted, self._settled = False, True
         elif not len(self.table) or now >= self._cut_at:
-            fitted = self.table.recut(cycle, guard, now, self.firm)
+            fitted = self.table.recut(cycle, guard, now, self.reservable)
             self._crowded &= not fitted
             # No more polls are reserved by a plan that the network no longer allows.
             self.overcommitted = not fitted and worse

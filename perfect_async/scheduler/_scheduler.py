@@ -70,7 +70,7 @@ _INSIST: Final = SECOND // 2
 
 
 class Scheduler:
-    """Decides for all jobs on one key and host.
+    """Decides which command is due, for all jobs on one key and host.
 
     `limits` and `polling` are the settings of the same names. `engine_retries` is how often a job
     whose engine failed is tried again as a new task, if the failure may pass. `files_per_call` is
@@ -520,7 +520,7 @@ class Scheduler:
 
     def _contended_poll(self, moment: _Moment) -> ev.Command | None:
         """Poll in mid-lease while the key is contended."""
-        if self._state.pacer.allowance.contended_until > moment.now and moment.spares():
+        if self._state.pacer.allowance.contended_until > moment.now and moment.fits_unreserved():
             return ev.Poll(moment.number, self._state.extra_polls.early[0][1])
         return None
 
@@ -582,7 +582,7 @@ class Scheduler:
         polls, ref = 1 if rare else LEAST_REQUESTS - 1, state.extra_polls.likely[0][1]
         needed = state.table.occupied(moment.now) + (1 + polls) * work + polls * len(state.table)
         if (needed > moment.limit and not state.extra_polls.scouts(ref)) or (
-            not state.admission.spares(moment.now, moment.limit)
+            not state.admission.leaves_room(moment.now, moment.limit)
         ):
             return None
         return ev.Poll(moment.number, ref)
@@ -594,7 +594,7 @@ class Scheduler:
             state.uncreated()
             or (state.members.shared and state.members.work(moment.now))
             or not moment.free
-            or not state.admission.spares(moment.now, moment.limit)
+            or not state.admission.leaves_room(moment.now, moment.limit)
         ):
             return None
         return ev.Poll(moment.number, state.extra_polls.early[0][1])
@@ -659,8 +659,8 @@ class _Moment:
 
     @_lazy
     def free(self) -> bool:
-        """Whether a request may leave that keeps no task alive."""
-        return self.spares() and self.now >= self._state.pacer.paused_until()
+        """Whether a request that keeps no task alive may leave."""
+        return self.fits_unreserved() and self.now >= self._state.pacer.paused_until()
 
     def silent(self) -> bool:
         """Return whether no request at all may be sent."""
@@ -670,7 +670,7 @@ class _Moment:
         """Return whether the second has room for one more request and for all retries."""
         return self.ample or self._state.pacer.lends(self.now)
 
-    def spares(self) -> bool:
+    def fits_unreserved(self) -> bool:
         """Return whether an unreserved request may leave."""
         if self.reserved is not None or not self.room or not self.lends():
             return False

@@ -672,7 +672,7 @@ def test_the_plan_of_another_member_moves_all_tasks() -> None:
         made.reserve(ref, 10 * ref, 12_000)
         made.arm(ref)
 
-    made.take_over(140, 200_000, {1: (90, 11_000)})
+    made.adopt_plan(140, 200_000, {1: (90, 11_000)})
 
     assert (140, 200_000) == (made.cycle, made.guard)
     assert [(90, 11_000), (196, 12_000)] == [made.reserved(ref) for ref in (1, 2)]

@@ -599,10 +599,10 @@ def test_an_early_poll_leaves_room_for_long_tasks() -> None:
     """
     harness = AdmissionHarness()
     harness.learn(100)
-    assert harness.admission.spares(harness.now, 246)
+    assert harness.admission.leaves_room(harness.now, 246)
     harness.fill()
-    assert harness.admission.spares(harness.now, 246)
-    assert not harness.admission.spares(harness.now, 60)
+    assert harness.admission.leaves_room(harness.now, 246)
+    assert not harness.admission.leaves_room(harness.now, 60)
     ref = next(iter(harness.admission._tasks))
     harness.admission._short[ref] = harness.admission._tasks[ref]
-    assert not harness.admission.spares(harness.now, 100_000)
+    assert not harness.admission.leaves_room(harness.now, 100_000)

@@ -291,10 +291,10 @@ def test_the_last_request_of_a_second_is_used_if_retries_come_in_time() -> None:
 def test_requests_that_may_be_reserved() -> None:
     """All but the reserve may be reserved; under foreign use creations have fewer."""
     here = pacer()
-    assert (248, 248) == (here.firm, here.limit(0))
+    assert (248, 248) == (here.reservable, here.limit(0))
     for now in (0, 2 * SECOND):
         here.on_response(ev.Limited(ev.Ask(1, 1), NO), 1000, now)
-    assert 248 == here.firm
+    assert 248 == here.reservable
     assert here.limit(2 * SECOND) < 10
 
 
