@@ -1,1 +1,1 @@
-"""Pure arithmetic of the request limits: the window, reserved polls, and what answers reveal."""
+"""Compute the request limits: the window, reserved polls, and estimates from answers."""

@@ -1,4 +1,4 @@
-"""Estimate from 429s how much of the key's window something else uses.
+"""Estimate from 429s how much of the key's window others use.
 
 All times are integer microseconds.
 """
@@ -12,19 +12,19 @@ import attrs
 from perfect_async._time import SECOND
 
 _FULL = 2
-"""429s running that mean a full window; one may be the second's limit."""
+"""The number of 429s in a row that mean a full window. One may be the limit per second."""
 _SECOND_LOOK: Final = 10 * SECOND
-"""So soon after contact what others took meanwhile is too little to tell their rate."""
+"""The least time after the first full window from which the rate of others is estimated."""
 _FIRST_PAUSE: Final = 40 * SECOND
 _PAUSE: Final = 15 * SECOND
-"""How long nothing is created after contact, and after each later sign of a full window."""
+"""How long no task is created after the first full window, and after each later one."""
 _CONTENDED: Final = 120 * SECOND
 """How long others count as using the key after a full window."""
 _SHRINK: Final = 0.8
 _TOP: Final = 0.9
-"""What is assumed at once, and later, of what was in the window when something was refused."""
+"""The shares of our requests in a full window that are assumed to fit, at once and later."""
 _GROWTH: Final = 0.05
-"""Requests a second: slower than anybody's window empties."""
+"""The growth of the assumed limit in requests per second, slower than any window empties."""
 _HOLD: Final = 600 * SECOND
 _LONGEST_HOLD: Final = 3600 * SECOND
 _QUIET: Final = 30 * SECOND
@@ -34,27 +34,28 @@ _LONGEST_SILENCE: Final = 30 * SECOND
 
 @attrs.define
 class AdaptiveLimit:
-    """How many requests a window may be assumed to hold when the key may be used elsewhere too.
+    """The number of requests that a window is assumed to hold, where others may use the key too.
 
-    One 429 may be the per-second limit: creations pause a second. Two running mean that the window
-    is full with requests that are not ours. Two running are two of which the second left after the
-    pause: requests that were under way when the first was refused tell no more than it did.
+    One 429 may be the limit per second, so creations pause for a second. Two 429s in a row mean
+    that the window is full with requests of others. The second one counts only if its request left
+    after the pause: a request that was under way at the first refusal shows nothing new.
 
-    A full window tells that others hold at least `requests` less our own in it. So what is ours at
-    a refusal is a ceiling: assume 0.8 of it, grow by 0.05 a second to 0.9 of it, and stay there for
-    ten minutes, twice as long after each time that more was tried and refused, an hour at most.
-    Then try more, faster while nothing is refused: who left is not missed for long, and who stays
-    costs little.
+    In a full window others have at least `requests` less our own. Our own requests at a refusal are
+    therefore a ceiling. The limit is assumed to be 0.8 of it, grows by 0.05 a second to 0.9 of it,
+    and stays there for ten minutes. The stay doubles each time that more was tried and refused, to
+    an hour at most. Then the limit grows further, and faster while no request is refused, so that
+    the share of a user that has left is soon used again.
 
-    At contact the other may have come just now. Then he holds little, takes more every second until
-    a window has passed, and the ceiling tells nothing: nothing is created for 40 s, and what he
-    took between contact and the next answer tells his rate, and so what he will leave in the end.
+    At the first full window the other user may have started just now. It then has few requests in
+    the window and sends more until a period has passed, so the ceiling shows nothing. No task is
+    created for 40 s. The requests of the other user between this refusal and the next answer give
+    its rate, and the rate gives the share that will be left.
 
-    While the window is `full` one request at a time asks whether it still is, after 1, 2, 4 and at
-    most 30 s (`silent_until`): refused requests fill the window too (contract: Limits), so a client
-    that goes on at its pace locks itself out for as long as it does.
+    While the window is `full`, one request at a time probes it, after 1, 2, 4 and at most 30 s
+    (`silent_until`). Refused requests fill the window too (contract: Limits), so a client that
+    continues at its pace would lock itself out.
 
-    Until `contended_until` others are taken to use the key.
+    Others are assumed to use the key until `contended_until`.
     """
 
     requests: int
@@ -82,7 +83,7 @@ class AdaptiveLimit:
         self._assumed = self._ceiling = float(self.requests)
 
     def set_limits(self, requests: int, period: int) -> None:
-        """Count by other limits from now on."""
+        """Use other limits from now on."""
         if self._met_at is None:
             self._assumed = self._ceiling = float(requests)
         else:
@@ -105,18 +106,18 @@ class AdaptiveLimit:
         self.paused_until = max(self.paused_until, now + max(pause, retry_after or 0))
 
     def accepted(self, now: int, own: int) -> None:
-        """Record an answer that was no 429; `own` requests of ours occupy the window."""
+        """Record an answer other than a 429; `own` requests of ours occupy the window."""
         if self.full:
             self._extrapolate(now, (self._theirs + self.requests - own) / 2)
         self._running = self.silent_until = 0
         self._silence, self.full = SECOND, False
 
     def limit(self, now: int) -> int:
-        """Requests that the window is assumed to hold."""
+        """Return how many requests the window is assumed to hold."""
         if self._met_at is None:
             return self.requests
         grown = self._assumed + _GROWTH * (now - self._since) / SECOND
-        # What was refused is not tried again before the hold is over, and then ever faster.
+        # More is tried only after the hold, and then at a growing rate.
         past = max(0, now - self._held_until)
         top = max(self._assumed, _TOP * self._ceiling)
         grown = min(grown, top) + _GROWTH * past / SECOND * (1 + past / (2 * self.period))
@@ -129,25 +130,25 @@ class AdaptiveLimit:
 
     @property
     def met(self) -> bool:
-        """Whether a window was ever full with requests that are not ours."""
+        """Whether a window was ever full with requests of others."""
         return self._met_at is not None
 
     def probing(self, now: int) -> bool:
-        """Whether more is tried than was seen to fit."""
+        """Return whether the limit is above the number of requests that was seen to fit."""
         return (
             self._met_at is not None and now > self._held_until and self.limit(now) < self.requests
         )
 
     def quiet(self, now: int) -> bool:
-        """Whether no window was full for a while: 30 s, twice as long each time, at most 5 minutes.
+        """Return whether no window was full for 30 s, twice as long each time, 5 minutes at most.
 
-        Then one task may be tried where even that is more than the limit: how few requests of ours
-        were in a full window does not tell how many fit.
+        One task may then be tried even if it needs more than the limit, since few requests of ours
+        in a full window do not mean that no more of them fit.
         """
         return now >= self._quiet_until
 
     def _met(self, now: int, own: int) -> int:
-        """Record that the window is full; return how long to create nothing."""
+        """Record that the window is full; return how long no task may be created."""
         lately = now < self._quiet_until + _LONGEST_QUIET and self._quiet_until > 0
         self._quiet = min(2 * self._quiet, _LONGEST_QUIET) if lately else _QUIET
         self._quiet_until = now + self._quiet
@@ -166,7 +167,7 @@ class AdaptiveLimit:
         return pause
 
     def _extrapolate(self, now: int, theirs: float) -> None:
-        """Estimate what others will hold if they came at contact and now hold `theirs`."""
+        """Estimate the final share of others, of whose requests `theirs` are in the window."""
         since = now - (self._met_at or 0)
         if self._met_at is not None and _SECOND_LOOK <= since < self.period:
             rate = max(0.0, (theirs - self._theirs_then) / since)

@@ -1,11 +1,12 @@
-"""Estimate how long tasks may run from the durations seen so far, and how fast the network is.
+"""Estimate from observations how long tasks may run, and how fast and reliable the network is.
 
-We see ends only when we ask, so evidence comes as intervals: a task that was running at one poll
-and had ended at the next lasted between both. A task that still runs, was lost or given up is
-evidence too (it lasted at least so long): long tasks end last, and counting only ends would
-take the first short ones for all. So the share that outlasts an age is the product-limit estimate
-(Kaplan and Meier, 1958) with ends at their latest, and those that run at their next poll, which
-errs towards long: were they counted at their last poll, every cycle would end without them.
+An end is seen only by a poll, so observed durations are intervals: a task that ran at one poll and
+had ended at the next lasted between both. A task that still runs, was lost or was given up counts
+too, since it lasted at least so long. Long tasks end last, so counting only ends would represent
+all tasks by the first short ones. The share that outlasts an age is therefore the product-limit
+estimate (Kaplan and Meier, 1958). It counts ends at their latest, and running tasks at their next
+poll, which errs towards long durations. If they were counted at their last poll, they would be
+missing from the tasks at risk when the ends of that cycle are counted.
 
 All times are integer microseconds.
 """
@@ -25,35 +26,36 @@ import attrs
 from perfect_async._time import SECOND
 
 _REMEMBERED_ANSWERS = 400
-"""Round trips and polls that count: old enough news about a network is no news."""
+"""The number of round trips and of polls that count; older ones do not describe the network."""
 _LOSS = 1e-6
-"""The chance that every try of a lease fails which is still taken."""
+"""The accepted probability that all tries of a lease fail."""
 MOST_TRIES: Final = 6
 _FAILING: Final = tuple(_LOSS ** (1 / k) for k in range(2, MOST_TRIES))
 """The shares of failing polls from which 3, 4, 5 and 6 tries are needed."""
 _FEW = 20
-"""So few round trips are looked at after every answer, more only now and then."""
+"""The number of round trips up to which quantiles are computed after every answer."""
 _ENOUGH = 100
-"""So many round trips have a 99th percentile."""
+"""The number of round trips from which the 99th percentile is used."""
 _PRIOR_FAILED, _PRIOR_POLLS = 0.08, 20.0
-"""Before anything is seen: 0.4 % of polls fail. 60 clean polls bring it under 0.1 %."""
+"""The assumption before any poll: 0.4 % fail. 60 polls without a failure lower it below 0.1 %."""
 _REMEMBERED_TASKS: Final = 400
-"""Tasks of one kind that count: durations drift."""
+"""The number of tasks of one kind that count, since durations drift."""
 _SHARE: Final = 0.05
-"""The share of tasks that outlasts the quantile from which the horizon is reckoned."""
+"""The share of tasks that outlasts the quantile from which the horizon is computed."""
 _MARGIN: Final = 1.2
 _COARSE: Final = SECOND // 2
 _MANY: Final = 500.0
-"""From such a mean on Poisson's tail is the normal one; five deviations are less than 1e-6."""
+"""The mean from which the normal distribution is used for Poisson's; 5 sigma are below 1e-6."""
 
 
 @attrs.define
 class DurationModel:
     """A model of the durations of one kind of task at one moment.
 
-    `horizon` is the age that hardly any task outlasts: about 1.2 times the 95th percentile, more
-    while few are known. Of those that ended (`ended` in number): a share of `shares` outlasts each
-    of `ages`, and `middles` are the middles of the intervals in which they did; all sorted.
+    `horizon` is the age that hardly any task outlasts: about 1.2 times the 95th percentile, and
+    more while few ends are known. `ended` is the number of ends. Each of `shares` is the share of
+    tasks that outlasts one of `ages`. `middles` are the middles of the intervals in which tasks
+    ended. All lists are sorted.
     """
 
     horizon: int
@@ -64,11 +66,11 @@ class DurationModel:
     _known: dict[int, float] = attrs.field(factory=dict[int, float])
 
     def outlasts(self, age: int) -> float:
-        """The chance that a task that runs at `age` still runs at the horizon.
+        """Return the probability that a task that runs at `age` still runs at the horizon.
 
-        Half a task in all that ended and one more outlasts the horizon at least: nobody has seen
-        that it cannot be (the estimate of Krichevsky and Trofimov, 1981). Conditional on the age,
-        so a task becomes the more suspicious the older it is.
+        The share beyond the horizon is at least half a task of all that ended and one more, since
+        observations cannot exclude it (the estimate of Krichevsky and Trofimov, 1981). The
+        probability is conditional on the age, so it grows as a task gets older.
         """
         key = -(-age // _COARSE)
         if (known := self._known.get(key)) is None:
@@ -78,7 +80,10 @@ class DurationModel:
         return known
 
     def likely(self, age: int, chance: float) -> int | None:
-        """The age at which a task that runs at `age` has ended with `chance`; None if unknown."""
+        """Return the age by which a task that runs at `age` has ended with probability `chance`.
+
+        It is None if no task was seen to end so late.
+        """
         middles = self._middles
         first = bisect_right(middles, age)
         place = first + math.ceil(chance * (len(middles) - first)) - 1
@@ -90,9 +95,9 @@ class DurationModel:
 
 
 class DurationEstimator:
-    """The last 400 durations of one kind of task; `usual` is what its documentation says.
+    """The last 400 durations of one kind of task; `usual` is the documented interval.
 
-    What is documented weighs as much as one task that ended in that interval.
+    The documented interval counts like one task that ended in it.
     """
 
     def __init__(self, usual: tuple[int, int] | None = None) -> None:
@@ -113,9 +118,9 @@ class DurationEstimator:
         self._add(low, None)
 
     def mean(self) -> int | None:
-        """Return how long such a task lasts on average; None before the first end.
+        """Return the mean duration, or None before the first end.
 
-        That is from the middles of the intervals in which tasks ended.
+        It is the mean of the middles of the intervals in which tasks ended.
         """
         middles = [(low + high) // 2 for low, high in self._seen if high is not None]
         return sum(middles) // len(middles) if middles else None
@@ -126,15 +131,15 @@ class DurationEstimator:
         self._seen.append((low, high))
 
     def outlook(self, running: Iterable[int], cycle: int) -> DurationModel | None:
-        """What is plausible while tasks are `running` at these ages; None before the first end.
+        """Return the model while tasks are `running` at these ages, or None before the first end.
 
-        Polls come every `cycle`, a quarter of which is what seeing an end late adds.
+        Polls leave every `cycle`. A quarter of it is added, since ends are seen late.
         """
         if not self._ended:
             return None
         seen = [*self._seen] if self._usual is None else [self._usual, *self._seen]
         ends = sorted(high for _, high in seen if high is not None)
-        # A running task is seen again a cycle later; until then it has not ended.
+        # A running task counts as running until its next poll, a cycle later.
         unseen = [low for low, high in seen if high is None]
         unseen = sorted(age + cycle for age in (*unseen, *running))
         known = len(ends) + len(unseen)
@@ -147,7 +152,7 @@ class DurationEstimator:
             )
         ]
         shares = [*accumulate(stays, mul)]
-        # The first age that hardly any outlasts, else the last that any was seen at.
+        # The first age that hardly any task outlasts, or the last age at which one was seen.
         place = bisect_left(shares, -_SHARE, key=neg)
         quantile = ages[place] if place < len(ages) else max(ends[-1:] + unseen[-1:])
         return DurationModel(
@@ -160,10 +165,10 @@ class DurationEstimator:
 
 
 def tail(mean: float, chance: float) -> int:
-    """The smallest r so that more than r rare things, `mean` on the average, have `chance` at most.
+    """Return the smallest r so that more than r events have a probability of `chance` at most.
 
-    By Poisson's distribution, whose tail is above that of things that are not equally rare
-    (Hoeffding, 1956).
+    The events are independent, and `mean` of them are expected. The tail of Poisson's distribution
+    is used, which is above that of events with different probabilities (Hoeffding, 1956).
     """
     if mean > _MANY:
         return math.ceil(mean + 5 * math.sqrt(mean))
@@ -178,13 +183,15 @@ def tail(mean: float, chance: float) -> int:
 
 @attrs.define
 class LatencyEstimator:
-    """How long answers take and how often polls fail, over the last 400 of each.
+    """The round trips of requests and the failures of polls, over the last 400 of each.
 
-    `patience`: how long a poll may be silent before another is sent beside it, 3 x p95, 0.3 to 2 s.
-    `jitter`: how long after leaving a request may still arrive, 0.15 to 1 s: p95 and half as much
-    again, or p99 where that is less and 100 are known. `failing`: the share of polls to expect to
-    fail, over 0. `tries`: the smallest k with `failing ** k < 1e-6`, from 2 to 6. `changes`: how
-    often patience, jitter or tries changed, since they are asked for more often than they do.
+    - `patience` is how long a poll may have no answer before another is sent beside it: 3 times the
+      95th percentile, from 0.3 to 2 s.
+    - `jitter` is how long after leaving a request may still arrive, from 0.15 to 1 s. It is 1.5
+      times the 95th percentile, or the 99th where that is less and 100 round trips are known.
+    - `failing` is the expected share of failing polls, above 0.
+    - `tries` is the smallest k with `failing ** k < 1e-6`, from 2 to 6.
+    - `changes` counts the changes of patience, jitter and tries, so that callers notice them.
     """
 
     patience: int = 600_000
@@ -200,7 +207,7 @@ class LatencyEstimator:
 
     def answered(self, took: int) -> None:
         """Record an answer that came after `took`."""
-        # Kept in order: to sort them at every 16th answer takes several times as long.
+        # The list is kept in order, since sorting it at every 16th answer takes longer.
         if len(self._times) == _REMEMBERED_ANSWERS:
             del self._ordered[bisect_left(self._ordered, self._times.popleft())]
         self._times.append(took)
@@ -221,7 +228,7 @@ class LatencyEstimator:
                 self.changes += 1
 
     def polled(self, *, failed: bool) -> None:
-        """Record a poll that ended; `failed` if its answer did not say how the task is."""
+        """Record the answer to a poll; `failed` if it did not tell the state of the task."""
         self._failed.append(failed)
         self._failures += failed
         if len(self._failed) > _REMEMBERED_ANSWERS:

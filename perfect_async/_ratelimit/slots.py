@@ -1,7 +1,8 @@
-"""Assign phases: a task that is polled every cycle keeps its phase, the slot modulo the cycle.
+"""Assign phases to tasks, and count the requests of a second.
 
-So deadlines cannot collide, and what the polls of all tasks need of any second is known for as long
-as they live. Times are slots.
+A task that is polled every cycle keeps its phase, which is the slot modulo the cycle. Polls of
+different tasks therefore do not collide, and their number in any second is known in advance. Times
+are slots.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from perfect_async._time import SECOND, SLOT
 
 
 class PhaseTable:
-    """The phases of a `cycle` and how many tasks own each; at most `per_slot` may.
+    """The phases of a `cycle`, and how many tasks own each of them, `per_slot` at most.
 
-    What is asked takes a `run` of slots and the `most` that any such run may hold.
+    Questions take the length of a `run` of slots and the `most` polls that any such run may hold.
     """
 
     def __init__(self, cycle: int, per_slot: int) -> None:
@@ -42,13 +43,13 @@ class PhaseTable:
         return self._count * -(-run // self.cycle)
 
     def ahead(self, slot: int, run: int) -> list[int]:
-        """How many polls the `run` slots from `slot` on hold, each."""
+        """Return how many polls each of the `run` slots from `slot` on holds."""
         start = slot % self.cycle
         laps = -(-(start + run) // self.cycle)
         return (self._owners * laps)[start : start + run]
 
     def free(self, slot: int, run: int, most: int) -> bool:
-        """Whether one more task may own the phase of `slot`."""
+        """Return whether one more task may own the phase of `slot`."""
         if self._owners[slot % self.cycle] >= self._per_slot:
             return False
         if run <= self.cycle and self._count < most:
@@ -58,29 +59,30 @@ class PhaseTable:
         return not self._taken[2][slot % self.cycle]
 
     def latest(self, slot: int, back: int, run: int, most: int) -> int | None:
-        """The latest slot up to `slot`, `back` before it at most, whose phase is free."""
+        """Return the latest slot with a free phase up to `slot`, and at most `back` before it."""
         for place in range(slot, slot - back - 1, -1):
             if self.free(place, run, most):
                 return place
         return None
 
     def _full(self, run: int, most: int) -> list[bool]:
-        """By phase, whether some run that holds it is full."""
+        """Return for each phase whether some run that contains it is full."""
         size = self.cycle
         sums = [*accumulate(self.ahead(0, size + run), initial=0)]
-        # A phase that comes twice in a long run counts twice there.
+        # A phase that occurs twice in a long run counts twice.
         room = most - -(-run // size)
         full = [*map(room.__lt__, map(sub, sums[run:], sums[:size]))]
         reached = [*accumulate(full * (-(-run // size) + 1), initial=0)]
-        # The run that starts in a phase, and those that start in the slots before it.
+        # Look at the run that starts in the phase, and at those that start before it.
         start = len(reached) - 1 - size
         return [reached[start + at + 1] > reached[start + at + 1 - run] for at in range(size)]
 
 
 class SecondWindow:
-    """Requests that left, by the last slot in which something new must respect them.
+    """The requests that left, by the last slot in which a new request must count them.
 
-    Twice: if they arrived within the guard, and if they arrive as late as the patience lasts.
+    Each is kept twice: as if it arrived within the guard, and as if it arrives at the end of the
+    patience.
     """
 
     def __init__(self) -> None:
@@ -90,7 +92,7 @@ class SecondWindow:
         self._count = 0
 
     def leave(self, now: int, guard: int, patience: int) -> tuple[int, int]:
-        """Record a request that leaves; return both of its last slots."""
+        """Record a request that leaves; return the two last slots in which it counts."""
         ends = (now + guard + SECOND) // SLOT
         late = (now + max(patience, guard) + SECOND) // SLOT
         if late < self._from:
@@ -101,14 +103,14 @@ class SecondWindow:
         return ends, late
 
     def answered(self, ends: int, late: int, now: int) -> None:
-        """Record that a request is answered: it has arrived, so it may leave the second earlier."""
+        """Record that a request is answered. It has arrived, so it may stop counting earlier."""
         at = (now + SECOND) // SLOT
         if at < ends and ends >= self._from:
             self._ends[ends] -= 1
             self._ends[at] = self._ends.get(at, 0) + 1
         if at < late and late >= self._from:
             self._late[late] -= 1
-            # It may have been answered long ago, in another process.
+            # Another process may have got the answer long ago.
             if at >= self._from:
                 self._late[at] = self._late.get(at, 0) + 1
             else:
@@ -123,7 +125,7 @@ class SecondWindow:
             self._count += count
 
     def count(self, slot: int) -> int:
-        """Count the requests that matter in `slot` or later if they come late; drop the others."""
+        """Count the requests that may count in `slot` or later, and drop the others."""
         if slot == self._from:
             return self._count
         if slot - self._from > len(self._late):
@@ -139,10 +141,10 @@ class SecondWindow:
         return self._count
 
     def held(self, slot: int, run: int, *, urgent: bool = True) -> list[int]:
-        """How many of them count in each of the `run` slots from `slot` on."""
+        """Return how many requests count in each of the `run` slots from `slot` on."""
         held = [0] * run
         for end, count in (self._ends if urgent else self._late).items():
             if end >= slot:
                 held[min(end - slot, run - 1)] += count
-        # From the last one back: what counts in a slot counts in those before.
+        # A request that counts in a slot counts in those before it: add from the last one back.
         return [*accumulate(reversed(held))][::-1]

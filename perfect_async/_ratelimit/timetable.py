@@ -1,32 +1,35 @@
-"""Account for the requests that left and the polls that are reserved, and say what else fits.
+"""Count the requests that left and the polls that are reserved, and decide which others fit.
 
-Time is cut into slots. A task in flight is polled every `cycle` slots, so it keeps its *phase*
-(slot modulo cycle) for life, and the polls of all tasks are known until their ends.
+Time is divided into slots. A running task is polled every `cycle` slots, so it keeps its *phase*
+(slot modulo cycle) as long as it runs, and the polls of all tasks are known until their ends.
 
-The invariant, and why nothing is lost and nothing refused while it holds:
+No task is lost and no request is refused while this invariant holds:
 
-1. Any run as long as a period and 2 s holds at most the limit's requests, any run as long as a
-   second and the `guard` at most the second's, each request counted in the slot in which it left
-   or is reserved to leave; every task in flight has a reservation every cycle until its end.
-2. A reserved poll leaves in its slot: what was reserved becomes what left, and no run changes.
-3. An ended task takes its reservations out: no run grows.
-4. A creation, a registration, a query, a retry or an early poll leaves only if every run that
-   it (and its reservations) touches holds afterwards.
-5. Time alone changes nothing: slots are absolute, and a run that is within the limit stays so.
+1. Any run as long as a period and 2 s holds at most the limit's requests. Any run as long as a
+   second and the `guard` holds at most the requests per second. Each request counts in the slot in
+   which it left or is reserved to leave. Every running task has a reservation every cycle until its
+   end.
+2. A reserved poll leaves in its slot. The reservation becomes a request, and no run changes.
+3. A task that ends frees its reservations, and no run grows.
+4. A creation, a registration, a query, a retry or an early poll leaves only if every run that it
+   (and its reservations) touches is within the limit afterwards.
+5. The passing of time changes no run, since slots are absolute.
 
-So a task is polled every `cycle` whatever the durations are, and neither limit is ever overdrawn,
-as far as the fault model goes: a request arrives at the vendor before its answer and within `guard`
-of leaving (2 s for the period's limit), and the driver is awake in every slot with a reservation.
-Two arrivals within a second then left within a second and the guard, so they share a run.
+Each task is therefore polled every `cycle`, whatever the durations are, and neither limit is ever
+exceeded. The fault model is this: a request arrives at the vendor before its answer and within
+`guard` of leaving (2 s for the period's limit), and the driver is awake in every slot with a
+reservation. Two requests that arrive within a second left within a second and the guard, so they
+share a run.
 
-To be on the safe side of the model the account is stricter than the invariant: a request counts in
-every run while it is unanswered and at its answer afterwards, which is never before it left, so
-that what arrives as late as its answer is respected by all that is let in later. A creation counts
-twice while it is unanswered: when its answer comes after the first reservation, that poll leaves
-late. A poll that leaves late keeps its phase, so that the later ones stay where admission saw them;
-what it shifts is covered by the requests that are never reserved (`Pacer.reserve`).
+The account is stricter than the invariant, in case the model does not hold. A request counts in
+every run while it is unanswered, and at its answer afterwards. The answer is never before the
+request left, so later requests also take late arrivals into account. A creation counts twice while
+it is unanswered, since its first reserved poll leaves late if the answer comes after it. A poll
+that leaves late keeps its phase, so that the later polls stay in the slots that admission checked.
+The requests that are never reserved (`Pacer.reserve`) cover late polls.
 
-All times are integer microseconds: adding 0.1 s ten times lets eleven requests into one second.
+All times are integer microseconds. With floats, adding 0.1 s ten times would allow eleven requests
+in one second.
 """
 
 from __future__ import annotations
@@ -43,12 +46,12 @@ from perfect_async._ratelimit.window import SlidingWindow
 from perfect_async._time import NEVER, SECOND, SLOT
 
 RESCUE_AFTER: Final = 6
-"""Slots after which a poll that another member has not sent is sent for it: 0.3 s."""
+"""The slots (0.3 s) after which a poll is sent for another member that has not sent it."""
 
 
 @attrs.define
 class _Reservation:
-    """The polls of one task: the next one's slot and the last slot that may hold one."""
+    """The polls of one task: the slot of the next one, and the last slot that may hold one."""
 
     next: int
     last: int
@@ -58,11 +61,11 @@ class _Reservation:
 class Timetable:
     """The account of requests over time, and the polls that are reserved in it.
 
-    `requests` per `period` and `per_second` are the limits; `horizon` is how long a task's
+    `requests` per `period` and `per_second` are the limits. `horizon` is how long a task's
     reservations reach at most. `guard` is how long after leaving a request may arrive by the plan.
-    `spared` requests of a second, or so many fifths of them if that is more, are never reserved.
-    `queue` is a heap of reserved polls as (slot, ref), whose head is true. Asking (`due`, `wakes`,
-    `admits`, `room`) changes nothing.
+    `spared` requests of a second, or so many fifths of the second if that is more, are never
+    reserved. `queue` is a heap of reserved polls as (slot, ref), whose head is always valid. The
+    questions (`due`, `wakes`, `admits`, `room`) change nothing.
     """
 
     def __init__(self, *, requests: int, period: int, per_second: int, horizon: int) -> None:
@@ -74,9 +77,9 @@ class Timetable:
         self._tasks: dict[int, _Reservation] = {}
         self._foreign: set[int] = set()
         self.queue: list[tuple[int, int]] = []
-        # What is not answered: when it left, what it counts, and the last slots that must respect
-        # it if it arrived within the guard and if within the patience.
-        self._flying: dict[int, tuple[int, int, int, int]] = {}
+        # Requests without an answer: when each left, its weight, and the last slots in which it
+        # counts if it arrived within the guard, and if within the patience.
+        self._unanswered: dict[int, tuple[int, int, int, int]] = {}
         self._second = SecondWindow()
         self._per_slot = -(-per_second // (SECOND // SLOT))
         self._phases = PhaseTable(1, self._per_slot)
@@ -85,7 +88,7 @@ class Timetable:
     def __repr__(self) -> str:
         return (
             f"<Timetable {len(self._tasks)} tasks every {self.cycle * SLOT / SECOND:g} s, "
-            f"{len(self._flying)} requests unanswered>"
+            f"{len(self._unanswered)} requests unanswered>"
         )
 
     def __len__(self) -> int:
@@ -94,44 +97,42 @@ class Timetable:
     # Requests that leave and are answered.
 
     def leave(self, number: int, now: int, patience: int, *, creates: bool = False) -> None:
-        """Record that `number` leaves; it occupies the window until a period after its answer."""
+        """Record that request `number` leaves. It counts until a period after its answer."""
         self.account.forget(now)
         ends, late = self._second.leave(now, self._guard, patience)
         weight = 2 if creates else 1
-        self._flying[number] = now, weight, ends, late
+        self._unanswered[number] = now, weight, ends, late
         self.account.unanswered += weight
 
     def answered(self, number: int, now: int) -> int:
         """Record that request `number` is answered or given up; return how long it took."""
-        left, weight, ends, late = self._flying.pop(number)
+        left, weight, ends, late = self._unanswered.pop(number)
         self.account.unanswered -= weight
         self.account.answered(now)
         self._second.answered(ends, late, now)
         return now - left
 
     def withdraw(self, number: int, now: int) -> int:
-        """Take back request `number`, which did not leave after all; return how long ago it was
-        to leave.
-        """
-        left, weight, ends, late = self._flying.pop(number)
+        """Take back request `number`, which was not sent; return how long ago it was issued."""
+        left, weight, ends, late = self._unanswered.pop(number)
         self.account.unanswered -= weight
         self._second.answered(ends, late, now)
         return now - left
 
     def asking(self, since: int) -> bool:
-        """Whether a request that left after `since` is unanswered."""
-        return any(left > since for left, _, _, _ in self._flying.values())
+        """Return whether a request that left after `since` is unanswered."""
+        return any(left > since for left, _, _, _ in self._unanswered.values())
 
     def occupied(self, now: int) -> int:
-        """Requests that occupy the window now."""
-        return self.account.occupied(now) + len(self._flying)
+        """Return how many requests occupy the window now."""
+        return self.account.occupied(now) + len(self._unanswered)
 
     def past(self, now: int) -> tuple[tuple[int, int], ...]:
-        """What occupies the window now, as (age in microseconds, requests), the oldest first."""
-        return (*self.account.past(now), (0, len(self._flying)))
+        """Return the requests in the window as (age in microseconds, count), the oldest first."""
+        return (*self.account.past(now), (0, len(self._unanswered)))
 
     def remember(self, past: Iterable[tuple[int, int]]) -> None:
-        """Take over requests that left before time 0, as `past` lists them; call it first."""
+        """Count requests that left before time 0, as `past` lists them; call it first."""
         past = tuple(past)
         self.account.remember(past)
         for age, count in past:
@@ -140,14 +141,14 @@ class Timetable:
     # Reservations.
 
     def wakes(self) -> int:
-        """When the next reserved poll of a task that can be polled leaves."""
+        """Return when the next reserved poll of a task that can be polled leaves."""
         return self.queue[0][0] * SLOT if self.queue else NEVER
 
     def due(self, slot: int) -> tuple[int, int] | None:
-        """The reserved poll to send in `slot`, as (its slot, ref), None where none is due.
+        """Return the reserved poll to send in `slot` as (its slot, ref), or None if none is due.
 
-        One whose slot is `slot` comes before overdue ones: it leaves whatever happens, so they must
-        see it when they look for room.
+        A poll of this slot comes before overdue ones. It always leaves, so it must be counted
+        before room is looked for the others.
         """
         if not self.queue or self.queue[0][0] > slot:
             return None
@@ -159,30 +160,30 @@ class Timetable:
 
     def reserve(self, ref: int, slot: int, last: int) -> None:
         """Reserve polls of task `ref` every cycle after `slot` until slot `last`."""
-        # The account begins here if it has not begun: not at the last reservation.
+        # An account that is still empty begins here, and not at the last reservation.
         self.account.index(slot)
         self._tasks[ref] = task = _Reservation(slot + self.cycle, last)
         self._phases.take(slot)
         self.account.reserve(ref, self._polls(task))
 
     def arm(self, ref: int) -> None:
-        """Let task `ref` be polled from now on: it has an id."""
+        """Allow task `ref` to be polled from now on, since it has an id."""
         task = self._tasks[ref]
         task.armed = True
         self._enqueue(ref, task)
 
     def keep(self, ref: int, now: int) -> None:
-        """Record that the reserved poll of `ref` leaves; its phase stays, however late it is."""
+        """Record that the reserved poll of `ref` leaves, late or not; its phase stays."""
         task = self._tasks[ref]
         before = task.next
         task.next += self.cycle * max(1, (now // SLOT - before) // self.cycle + 1)
         self.account.reserve(ref, self._polls(task))
         self._enqueue(ref, task)
-        # What was reserved before no longer holds, wherever it stands in the queue.
+        # The former entry of the task may be anywhere in the queue.
         self._tidy()
 
     def release(self, ref: int) -> None:
-        """Free what is reserved for task `ref`."""
+        """Free the reserved polls of task `ref`."""
         task = self._tasks.pop(ref)
         self._foreign.discard(ref)
         self.account.reserve(ref, range(0))
@@ -190,14 +191,14 @@ class Timetable:
         self._tidy()
 
     def extend(self, ref: int, last: int, slot: int, limit: int) -> bool:
-        """Reserve polls of `ref` until slot `last` (may be sooner than now) if they fit.
+        """Reserve polls of `ref` until slot `last` (which may be sooner than before) if they fit.
 
-        `slot` is the present one. Where they do not fit nothing changes.
+        `slot` is the present one. Return False and change nothing if they do not fit.
         """
         task = self._tasks[ref]
         following, lapsed = task.next, task.next > task.last
         if lapsed:
-            # In its phase, but not for what is over.
+            # The task keeps its phase, but past slots are left out.
             following += self.cycle * max(0, -(-(slot - following) // self.cycle))
         kept = following + self.cycle * max(0, (task.last - following) // self.cycle + 1)
         more = range(kept, last + 1, self.cycle)
@@ -211,10 +212,10 @@ class Timetable:
         return True
 
     def shift(self, ref: int, to: int, slot: int, limit: int) -> None:
-        """Move the next reserved poll of `ref` to the later slot `to`, if that fits.
+        """Move the next reserved poll of `ref`, and its phase, to the later slot `to` if that fits.
 
-        For a task whose lease was renewed between two reservations: the phase moves with it. `slot`
-        is the present one.
+        This is for a task whose lease was renewed between two reserved polls. `slot` is the present
+        one.
         """
         task = self._tasks[ref]
         if not task.next < to <= task.last:
@@ -228,25 +229,25 @@ class Timetable:
         self._tidy()
 
     def next_poll(self, ref: int) -> int:
-        """When the next reserved poll of `ref` leaves, in microseconds."""
+        """Return when the next reserved poll of `ref` leaves, in microseconds."""
         return self._tasks[ref].next * SLOT
 
     def lapsed(self, ref: int) -> bool:
-        """Whether nothing is reserved for `ref` any longer."""
+        """Return whether no more polls are reserved for `ref`."""
         task = self._tasks[ref]
         return task.next > task.last
 
     def polled_by(self, ref: int, at: int) -> bool:
-        """Whether the next poll of `ref` is reserved, to leave by `at`."""
+        """Return whether a poll of `ref` is reserved that leaves by `at`."""
         task = self._tasks[ref]
         return task.next <= task.last and task.next * SLOT <= at
 
-    # What other members of the key reserved: their tasks count here, and are never due.
+    # Reservations of other members of the key. They count here and are never due.
 
     def mirror(self, ref: int, following: int, last: int) -> None:
-        """Reserve one poll a cycle of `ref` from slot `following` to `last`, fitting or not.
+        """Reserve one poll a cycle of `ref` from slot `following` to `last` without a check.
 
-        Another member reserved them: for a task of its own, or for one of ours that it polled.
+        Another member reserved them, for a task of its own or for one of ours that it polled.
         """
         task = self._tasks.get(ref)
         if task is None:
@@ -261,9 +262,9 @@ class Timetable:
         self._tidy()
 
     def set_limits(self, *, requests: int, period: int, per_second: int) -> None:
-        """Count by other limits from now on: what has left and is reserved stays.
+        """Use other limits from now on, and keep all requests and reservations.
 
-        Where the limits shrink, more may be reserved than fits; then nothing new does.
+        Where the limits shrink, more may be reserved than fits. No other request fits then.
         """
         before = self.account
         self.account = SlidingWindow(requests=requests, period=period, horizon=self._horizon)
@@ -276,10 +277,10 @@ class Timetable:
         self._reserve_all()
         self._bound()
 
-    def take_over(self, cycle: int, guard: int, places: Mapping[int, tuple[int, int]]) -> None:
-        """Poll every task by the plan of another member: every `cycle` slots, with `guard`.
+    def adopt_plan(self, cycle: int, guard: int, places: Mapping[int, tuple[int, int]]) -> None:
+        """Change to the plan of another member: a poll every `cycle` slots, with `guard`.
 
-        `places` has the next and the last slot of each task, as far as that member knew it.
+        `places` has the next and the last slot of each task that the member knew.
         """
         self.cycle, self.guard = cycle, guard
         self._phases = PhaseTable(cycle, self._per_slot)
@@ -290,51 +291,50 @@ class Timetable:
         self._requeue()
 
     def reserved(self, ref: int) -> tuple[int, int]:
-        """The slot of the next reserved poll of `ref`, and the last one that may hold one."""
+        """Return the slot of the next reserved poll of `ref`, and the last reserved slot."""
         task = self._tasks[ref]
         return task.next, task.last
 
     def foreign_due(self, slot: int) -> int:
-        """How many polls of other members are about to leave in `slot`, or are a little late."""
+        """Return how many polls of others are due in `slot` or less than 0.3 s late."""
         return sum(
             slot - RESCUE_AFTER < task.next <= min(slot, task.last)
             for task in map(self._tasks.__getitem__, self._foreign)
         )
 
-    # What fits.
+    # Questions.
 
     def admits(self, slot: int, origin: int, last: int, limit: int) -> bool:
-        """Whether a task created in `slot` and polled every cycle from `origin` to `last` fits."""
+        """Return whether a task created in `slot` and polled from `origin` to `last` fits."""
         polls = range(origin + self.cycle, last + 1, self.cycle)
-        # That a creation counts twice is covered by the requests that `limit` keeps back.
+        # A creation counts twice; the requests above `limit` cover the second one.
         return self.account.holds(slot, polls, limit, leaving=1)
 
     def would_admit(
         self, slot: int, origin: int, last: int, ends: Mapping[int, int], limit: int
     ) -> bool:
-        """The same if every task were polled until the slot that `ends` names for it."""
+        """Return the same as `admits` if every task were polled until its slot in `ends`."""
         newcomer = range(origin + self.cycle, last + 1, self.cycle)
         return self.account.would_hold(slot, [newcomer, *self._until(ends)], limit, leaving=1)
 
     def would_keep(self, slot: int, ends: Mapping[int, int], limit: int) -> bool:
-        """Whether one more request fits in `slot` if every task were polled until its of `ends`."""
+        """Return whether one more request fits in `slot` with the reservations of `ends`."""
         return self.account.would_hold(slot, self._until(ends), limit, leaving=1)
 
     def ample(self, now: int) -> bool:
-        """Whether the second does not bind: a quick check; False is not certain."""
+        """Return whether the second certainly has room: a quick check."""
         held = self._second.count(now // SLOT)
         return held + self._phases.within(self._reach) + 3 <= self.per_second
 
     def room(self, now: int, *, urgent: bool = False, creates: bool = False, kept: int = 0) -> bool:
-        """Whether the second has room for one more request now, beside what is reserved, and for
-        `kept` others.
+        """Return whether the second has room for one more request now, and for `kept` others.
 
-        A request that is not answered may arrive until the patience with it ends, later than the
-        guard; for what is `urgent` it arrived within the guard, where it was counted all along,
-        else two polls that hang would keep a third one's task from being tried again.
+        Reserved requests count. An unanswered request may arrive until the end of its patience,
+        later than the guard. For an `urgent` request it counts as if it arrived within the guard;
+        otherwise two hanging polls would prevent the retry of a third task.
         """
         slot = now // SLOT
-        # A poll of another member in this slot has not left yet, and leaves whatever happens.
+        # A poll of another member in this slot may not have left yet, and always leaves.
         most = self.per_second - kept - (self.foreign_due(slot) if self._foreign else 0)
         held = self._second.held(slot, self._reach, urgent=urgent)
         if held[0] >= most:
@@ -347,30 +347,27 @@ class Timetable:
         return True
 
     def lends(self, now: int, slack: int) -> bool:
-        """Whether a request that is not reserved may leave now and a retry still finds its place.
+        """Return whether an unreserved request may leave now and leaves room for a retry.
 
-        The last place of a second is kept for a retry. It is lent if no retry can need it before it
-        is free again: nothing is unanswered, and the next reserved poll leaves so late that a retry
-        of it, which has `slack` slots, comes in time.
+        The last request of a second is kept for a retry. It may be used if no retry can need it
+        before it is free again. That is so if no request is unanswered and the next reserved poll
+        leaves so late that a retry of it, which can wait `slack` slots, comes in time.
         """
         if self.room(now, kept=1):
             return True
-        if self._flying or not self.room(now):
+        if self._unanswered or not self.room(now):
             return False
         return not any(self._phases.ahead(now // SLOT, self._reach - slack + 1)[1:])
 
     def free(self, slot: int) -> bool:
-        """Whether a task may take the phase of `slot` and leave the rest to tries."""
+        """Return whether a task may take the phase of `slot` and leave room for retries."""
         return self._phases.free(slot, *self._bounds)
 
     def origin(self, slot: int, *, exists: bool = False) -> int | None:
-        """The latest slot with a free phase, up to a quarter of a cycle before `slot`.
+        """Return the latest slot with a free phase, up to a quarter of a cycle before `slot`.
 
-        A task that `exists` already takes a place that is kept for retries rather than none, while
-        one is left.
-
-        A task created in `slot` and polled every cycle after that one is polled sooner than it must
-        be, by as much, once.
+        The first poll is a cycle after that slot, so it may be sooner than necessary. A task that
+        `exists` already may take a request of the second that is kept for retries.
         """
         run, most = self._bounds
         found = self._phases.latest(slot, self.cycle // 4, run, most)
@@ -379,9 +376,10 @@ class Timetable:
         return found
 
     def recut(self, cycle: int, guard: int, now: int, limit: int) -> bool:
-        """Poll every task every `cycle` slots from its next poll on, with `guard`, if that fits.
+        """Change the plan to a poll every `cycle` slots, with `guard`, if that fits.
 
-        Else nothing changes. No task is polled later than it was reserved, and each within a cycle.
+        Return False and change nothing if it does not fit. The next poll of each task is not later
+        than it was reserved, and within a cycle.
         """
         if not self._tasks:
             self.cycle, self.guard = cycle, guard
@@ -396,7 +394,7 @@ class Timetable:
         self._phases = PhaseTable(cycle, self._per_slot)
         fits = True
         for task in sorted(self._tasks.values(), key=lambda task: task.next):
-            # One that is overdue leaves at once all the same, and keeps the new phase afterwards.
+            # An overdue poll leaves at once in any case; the new phase applies afterwards.
             overdue = task.next <= slot
             latest = min(task.next, slot + cycle)
             earliest = latest - cycle if overdue else max(slot, latest - cycle)
@@ -408,7 +406,7 @@ class Timetable:
             self._phases.take(at)
         if fits:
             self._reserve_all()
-            # A limit that has shrunk under what was reserved is no reason to keep the old plan.
+            # More may be reserved than a limit that has shrunk; the new plan may hold as much.
             if self.account.peak(slot, horizon) <= max(limit, peak) and self._seconds_hold(slot):
                 self._requeue()
                 return True
@@ -418,10 +416,10 @@ class Timetable:
         self._reserve_all()
         return False
 
-    # Inside.
+    # Helpers.
 
     def _seconds_hold(self, slot: int) -> bool:
-        """Whether what left and what is reserved next keep the second's limit together."""
+        """Return whether requests that left and reserved polls are within the limit per second."""
         held = self._second.held(slot, self._reach)
         ahead = accumulate(self._phases.ahead(slot, len(held))[1:])
         return all(
@@ -448,10 +446,10 @@ class Timetable:
             self._bound()
 
     def _bound(self) -> None:
-        # Slots in a run that any two requests within a second of each other share.
+        # The slots of a run that contains any two requests within a second of each other.
         self._reach = -(-(SECOND + self._guard) // SLOT) + 1
-        # The run in which reservations are bounded, and by how many. At one request a second a try
-        # finds room between two reservations only if both leave some.
+        # The run in which reservations are limited, and their number. At one request per second a
+        # retry finds room between two reservations only if they are two runs apart.
         run = self._reach * (2 if self.per_second == 1 else 1)
         kept = max(self._spared, self._spared * self.per_second // 5)
         most = max(1, self.per_second - kept)
@@ -480,11 +478,11 @@ class Timetable:
             self.account.reserve(ref, self._polls(task))
 
     def _tidy(self) -> None:
-        """Keep the head of the queue true, so that asking for it changes nothing."""
+        """Drop invalid entries from the head of the queue."""
         while self.queue and not self._holds(*self.queue[0]):
             heapq.heappop(self.queue)
 
     def _holds(self, slot: int, ref: int) -> bool:
-        """Whether what the queue says is still reserved."""
+        """Return whether the poll of a queue entry is still reserved."""
         task = self._tasks.get(ref)
         return task is not None and task.next == slot <= task.last

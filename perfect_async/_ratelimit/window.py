@@ -1,9 +1,9 @@
-"""The period's limit: how many requests left and are reserved, in buckets of time.
+"""Count the requests that left and are reserved against the limit of a period, in buckets of time.
 
-A request occupies every window that holds a moment between its leaving and its answer, so it counts
-in every run of buckets while it is unanswered, and at its answer afterwards. What counting in
-buckets loses is one bucket in a period. Asking changes nothing. All times are integer microseconds,
-slots as in the timetable.
+A request may count in every window that contains a moment between its leaving and its answer. It
+therefore counts in every run of buckets while it is unanswered, and at its answer afterwards.
+Counting in buckets costs one bucket in a period. Questions change no counts. All times are integer
+microseconds; slots are those of the timetable.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import Final
 from perfect_async._time import SECOND, SLOT
 
 _LATEST: Final = 2 * SECOND
-"""How long after leaving a request may arrive for the period's limit; no patience is longer."""
+"""How long after leaving a request may arrive, for this limit. No patience is longer."""
 _SHARE: Final = 600
-"""Buckets a period."""
+"""The number of buckets in a period."""
 _MOST_BUCKETS: Final = 4_000
 _NOTHING: Final = range(0)
 
 
 class SlidingWindow:
-    """Requests over time: `requests` in a `period`; reservations reach `horizon` ahead at most.
+    """The requests over time, of which a `period` may hold `requests`.
 
-    `unanswered` is the weight of what has left and was not answered: more than one for what is to
-    keep a request free beside its own. `reach` is how many slots of a task's reservations can be in
-    one window.
+    Reservations reach `horizon` ahead at most. `unanswered` is the weight of the requests without
+    an answer. A request that keeps another one free has a weight above 1. `reach` is how many slots
+    of a task's reservations can be in one window.
     """
 
     def __init__(self, *, requests: int, period: int, horizon: int) -> None:
@@ -38,13 +38,13 @@ class SlidingWindow:
             1, round(period / _SHARE / SLOT), -(-(period + horizon) // (_MOST_BUCKETS * SLOT))
         )
         self._length = self._bucket * SLOT
-        # Two requests closer than a period and the latest arrival share a run of so many buckets.
+        # Requests closer than a period and the latest arrival share a run of so many buckets.
         self._run: int = -(-(period + _LATEST) // (self._bucket * SLOT)) + 1
         self.reach = min(self._run * self._bucket, horizon // SLOT)
         self._base: int = 0
         self._left: list[int] = []
         self._reserved: list[int] = []
-        # By task: what is reserved, what of it is in the buckets, and where the two may differ.
+        # By task: the reserved polls, those counted in the buckets, and where both may differ.
         self._plans: dict[int, range] = {}
         self._counted: dict[int, range] = {}
         self._changed: set[int] = set()
@@ -53,14 +53,14 @@ class SlidingWindow:
         self._spare: tuple[int, int, int] | None = None
 
     def bucket(self, now: int) -> int:
-        """The number of the bucket of `now`."""
+        """Return the number of the bucket of `now`."""
         return now // self._length
 
     def next_change(self, now: int) -> int:
-        """When a window that is full now may have room again: the next bucket's start."""
+        """Return the start of the next bucket, when a full window may have room again."""
         return (self.bucket(now) + 1) * self._bucket * SLOT
 
-    # What left.
+    # Requests that left.
 
     def begin(self, now: int) -> None:
         """Begin the account one window before `now`, if it has not begun.
@@ -82,12 +82,12 @@ class SlidingWindow:
         self._spare = None
 
     def occupied(self, now: int) -> int:
-        """Requests in the window of `now` that were answered."""
+        """Return how many answered requests are in the window at `now`."""
         here = self.bucket(now) - self._base
         return sum(self._left[max(0, here - self._run + 1) : here + 1])
 
     def past(self, now: int) -> list[tuple[int, int]]:
-        """The same as (age in microseconds, requests), the oldest first."""
+        """Return those requests as (age in microseconds, count), the oldest first."""
         here = self.bucket(now)
         first = max(self._base, here - self._run + 1)
         spent = [
@@ -97,7 +97,7 @@ class SlidingWindow:
         return [(age, count) for age, count in spent if count]
 
     def remember(self, past: Iterable[tuple[int, int]]) -> None:
-        """Take over requests that left before time 0, as `past` lists them; call it first."""
+        """Count requests that left before time 0, as `past` lists them; call it first."""
         # The account reaches back as far as any window does.
         self._base = -self._run
         self._left = [0] * (self._run + 1)
@@ -107,7 +107,7 @@ class SlidingWindow:
             self._total += count
 
     def copy(self, other: SlidingWindow) -> None:
-        """Count what left by the account of `other`, which may have another period."""
+        """Count the requests that left by the account of `other`, which may have another period."""
         self.unanswered = other.unanswered
         if other._left:
             # The account of `other` may begin before time 0.
@@ -115,12 +115,12 @@ class SlidingWindow:
             self.index(self._base * self._bucket)
         for bucket, count in enumerate(other._left, other._base):
             if count:
-                # At the end of the bucket: what is not known exactly counts for longer.
+                # The time inside the bucket is unknown, so the request counts at its end.
                 self._left[self.index((bucket + 1) * other._bucket - 1)] += count
                 self._total += count
 
     def forget(self, now: int) -> None:
-        """Drop what no window from now on can hold."""
+        """Drop requests that are in no window from now on."""
         here = now // self._length
         if here == self._seen:
             return
@@ -135,12 +135,12 @@ class SlidingWindow:
                 self._reserved[self.index(self._base * self._bucket)] += overdue
         self.index(now // SLOT)
 
-    # What is reserved.
+    # Reservations.
 
     def reserve(self, ref: int, polls: range) -> None:
-        """Reserve `polls` for task `ref` from now on, and nothing else."""
-        # Buckets are for windows that may be full. Where all that there is fits into any window
-        # nobody looks at them, and a task may come, move and go without being counted there.
+        """Reserve `polls` for task `ref`, instead of its former ones."""
+        # Buckets are needed only for windows that may be full. While all requests together fit into
+        # any window, a task can be added, moved and removed without being counted in them.
         self._total += len(polls) - len(self._plans.get(ref, _NOTHING))
         self._spare = None
         if polls:
@@ -154,7 +154,7 @@ class SlidingWindow:
                 self._changed.discard(ref)
 
     def replace(self, ref: int, polls: range, slot: int, limit: int) -> bool:
-        """Reserve these polls for `ref` and no others, if they fit; `slot` is the present one."""
+        """Reserve `polls` for `ref` instead of its former ones, if they fit from `slot` on."""
         before = self._plans.get(ref, _NOTHING)
         fits = self._total - len(before) + self.unanswered + len(polls) <= limit
         if not fits:
@@ -164,13 +164,13 @@ class SlidingWindow:
         return fits
 
     def _settle(self) -> None:
-        """Count in the buckets what is reserved now."""
+        """Update the buckets to the present reservations."""
         for ref in self._changed:
             before, after = self._counted.pop(ref, _NOTHING), self._plans.get(ref, _NOTHING)
             if after:
                 self._counted[ref] = after
             if after and before and before[-1] == after[-1] and before.step == after.step:
-                # The usual case: of the polls some have left.
+                # The usual case: some of the polls have left.
                 self._count(range(before[0], after[0], after.step), -1)
                 self._count(range(after[0], before[0], after.step), 1)
             else:
@@ -187,14 +187,14 @@ class SlidingWindow:
             for slot in polls:
                 reserved[slot // bucket - base] += by
         else:
-            # An overdue reservation lies before what is still remembered.
+            # An overdue reservation lies before the first bucket.
             for slot in polls:
                 reserved[max(0, slot // bucket - base)] += by
 
-    # What fits.
+    # Questions.
 
     def spare(self, now: int) -> int:
-        """How many more requests could leave now if every window may hold `requests`."""
+        """Return how many more requests could leave now if every window may hold `requests`."""
         here = self.bucket(now)
         if self._spare is None or self._spare[:2] != (here, self.unanswered):
             peak = self._peak(here, here + self._run - 1)
@@ -202,24 +202,24 @@ class SlidingWindow:
         return self._spare[2]
 
     def fits(self, now: int, count: int, limit: int) -> bool:
-        """Whether `count` more could leave now if every window may hold `limit`."""
+        """Return whether `count` more could leave now if every window may hold `limit`."""
         return self.at_most(count, limit) or self.spare(now) - self.requests + limit >= count
 
     def at_most(self, count: int, limit: int) -> bool:
-        """Whether `count` more fit wherever they are: a quick check; False is not certain."""
+        """Return whether `count` more certainly fit at any time: a quick check."""
         return self._total + self.unanswered + count <= limit
 
     def holds(self, slot: int, polls: range, limit: int, *, leaving: int = 0) -> bool:
-        """Whether `polls` (and requests `leaving` in `slot`) fit beside what is reserved."""
+        """Return whether `polls` (and requests `leaving` in `slot`) fit beside what is reserved."""
         if self.at_most(leaving + len(polls), limit):
             return True
         here = slot // self._bucket
-        # A window that holds the last of them may end a period later.
+        # A window that contains the last of them may end a period later.
         last = max(here, (polls[-1] if polls else slot) // self._bucket) + self._run - 1
         return self._peak(here, last, polls, leaving=leaving) <= limit
 
     def would_hold(self, slot: int, plan: Iterable[range], limit: int, *, leaving: int = 0) -> bool:
-        """Whether `plan` would fit if it were all that is reserved."""
+        """Return whether `plan` would fit instead of all present reservations."""
         bucket, base = self._bucket, self._base
         last = slot // bucket
         planned = [0] * max(len(self._reserved), last - base + 1)
@@ -232,10 +232,10 @@ class SlidingWindow:
         return self._peak(slot // bucket, last, leaving=leaving, reserved=planned) <= limit
 
     def peak(self, slot: int, last: int) -> int:
-        """The most that a window holds, of those that end in `slot` or later and by `last`."""
+        """Return the most requests in a window that ends from `slot` to `last`."""
         return self._peak(slot // self._bucket, last // self._bucket)
 
-    # Inside.
+    # Helpers.
 
     def _peak(
         self,
@@ -252,22 +252,22 @@ class SlidingWindow:
             self._settle()
             reserved = self._reserved
         both = [*map(add, self._left[low:high], reserved[low:high])]
-        # Beyond what has left so far there are only reservations.
+        # Later buckets have only reservations.
         both.extend(reserved[low + len(both) : high])
         if more:
             both.extend([0] * (high - low - len(both)))
             for poll in more:
                 both[max(0, poll // self._bucket - self._base - low)] += 1
-        # What is unanswered counts in every run that holds the present: none after it holds more.
+        # Unanswered requests count in every run with the present bucket; no later one has more.
         both.extend([0] * (here - self._base - low + 1 - len(both)))
         both[here - self._base - low] += self.unanswered + leaving
         runs = [*accumulate(both, initial=0)]
-        # With fewer buckets than a run there is one run, and it holds everything.
+        # With fewer buckets than a run there is only one run, with all requests.
         peak: int = max(map(sub, runs[self._run :], runs), default=runs[-1])
         return peak
 
     def index(self, slot: int) -> int:
-        """The place of `slot` in the account, which grows to hold it."""
+        """Return the index of the bucket of `slot`, adding buckets as needed."""
         if not self._left:
             self._base = max(self._base, slot // self._bucket)
         index = max(0, slot // self._bucket - self._base)

@@ -25,9 +25,10 @@ ASKS_FROM: Final = 20.0
 _THREADS: Final = 4
 _HOPELESS: Final = frozenset({"missing", "unreadable", "0 bytes", "folder", "no file", "no path"})
 """Reasons for which no picture can be made of a file."""
-# How long a run lasts, roughly: with a lease of 10 s a smile takes 2.5 requests and an avatar some
-# 13, one poll for each 8.8 s; the first window of 250 requests is free, and then 5 requests
-# are possible in 6 s.
+# These numbers give the rough duration of a run. With a lease of 10 s a smile takes 2.5 requests
+# and an avatar about 13, with one poll for each 8.8 s. The client polls every 9.3 s while more work
+# waits than a window holds, which the estimate leaves out. The first window of 250 requests is
+# free, and then 5 requests are possible in 6 s.
 _WINDOW: Final = 250
 _SUSTAINED: Final = 250 / 300
 _AT_FIRST: Final = 2.5

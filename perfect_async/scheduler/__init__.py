@@ -1,4 +1,4 @@
-"""Decides which request leaves next and when to wake, without any I/O.
+"""Decide which request leaves next and when to wake, without any I/O.
 
 `Scheduler.receive(event, now)` changes its state; `due(now)` and `wakes_at(now)` only answer.
 """

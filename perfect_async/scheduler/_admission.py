@@ -1,16 +1,19 @@
 """Decide which job may be created, and until when polls are reserved for each task.
 
-A task is *young* until the age that hardly any of its kind outlasts (`DurationModel.horizon`),
-then old. The plan (the timetable) reserves polls for old tasks until they are given up, for young
-ones until `insured`: so every task can be polled for `insured` whatever happens. A creation must
-fit into that plan and into a second one, which trusts the observed durations except for the tail:
-young tasks end by the horizon, but the r most suspicious of them run until they are given up, like
-the old ones. More than r such tasks have a probability of 1e-4 by their ages.
+A task is *young* until the age that hardly any task of its kind outlasts
+(`DurationModel.horizon`), and *old* afterwards. The timetable reserves polls for old tasks until
+they are given up, and for young tasks until `insured`. Every task can therefore be polled for
+`insured`, whatever the durations are.
 
-Nothing is created while an old task has no polls reserved to its end. Admission is strict (polls
-are reserved until a task is given up) if `insured` is as long as that, before the first end of a
-kind, while others seem to use the key, and after a loss until 30 more tasks have ended: a loss
-frees nothing.
+A creation must fit into the timetable and into a second plan, which trusts the observed durations
+except for their tail. In the second plan young tasks end by the horizon, but the r tasks that are
+most likely to run long are polled until they are given up, like the old ones. More than r long
+tasks have a probability of 1e-4, given the ages of the tasks.
+
+No task is created while an old task lacks reserved polls. Admission is *strict* (polls are reserved
+until a task is given up) in these cases: `insured` is as long as that; no task of the kind has
+ended yet; others seem to use the key; a task was lost and fewer than 30 tasks have ended since,
+because a loss shows that tasks last long and not that there is room.
 
 All times are integer microseconds.
 """
@@ -32,26 +35,29 @@ from perfect_async.scheduler._pacer import Pacer
 _CHANCE: Final = 1e-4
 """The accepted probability, for one creation, that more tasks run long than fit."""
 _INSURED_CHANCE: Final = 1e-3
-"""The same if all tasks are insured for twice the horizon: too many long tasks are a loss only if
-they run longer than that as well.
+"""The same if all tasks are insured for twice the horizon. Too many long tasks cause a loss only if
+they also run longer than that.
 """
-_RATHER: Final = 0.8
-"""The probability of having ended from which an early poll is worth its request."""
+_LIKELY: Final = 0.8
+"""The probability that a task has ended from which an early poll is worth its request."""
 _STRICT_AFTER_LOSS: Final = 30
-"""Tasks that must end after a loss before observed durations count again."""
+"""The number of tasks that must end after a loss before observed durations count again."""
 _WORTH: Final = 5 * SECOND // (2 * SLOT)
-"""Slots by which moving a reserved poll is worth it: not at each of several early polls."""
+"""The least number of slots by which a reserved poll is moved, so that not every early poll moves
+it.
+"""
 _NEWCOMER: Final = -1
+"""The ref of the task that is to be created."""
 _KINDS: Final = 64
-"""Kinds of tasks whose durations are remembered."""
+"""The number of kinds of tasks whose durations are remembered."""
 
 
 @attrs.define(eq=False)
 class _Kind:
-    """Tasks that last alike: of one feature with one number of outputs.
+    """Tasks of one feature with one number of outputs, which last about as long as each other.
 
-    `horizon` is the age that hardly any of them outlasts, 0 while nothing is known; `placed` is the
-    horizon by which their plans were last made.
+    `horizon` is the age that hardly any of them outlasts, and 0 while no end is known. `placed` is
+    the horizon that was used for their last plan.
     """
 
     durations: DurationEstimator
@@ -65,16 +71,16 @@ class _Kind:
 
     @property
     def stale(self) -> bool:
-        """Whether so much is new that the durations are worth another look."""
+        """Whether enough durations are new that the model is to be computed again."""
         known = max(len(self.durations), len(self.young) + len(self.old))
         return self.changes >= max(1, known // 8)
 
 
 @attrs.define(eq=False)
 class _Task:
-    """A task as admission sees it: it was seen running at the age `low`.
+    """A running task. It was seen running at the age `low`.
 
-    `cap` is the last slot before it is given up, `last` the last slot that is reserved for it.
+    `cap` is the last slot before it is given up. `last` is the last slot that is reserved for it.
     """
 
     ref: int
@@ -88,9 +94,10 @@ class _Task:
 
 
 class AdmissionController:
-    """Plans until when each task is polled; `insured` and `give_up` as in `Polling`.
+    """Decides which tasks may be created and until when polls are reserved for each of them.
 
-    Before `acts_at` there is nothing to `review`, unless others seem to use the key.
+    `insured` and `give_up` are those of `Polling`. `review` has nothing to do before `acts_at`,
+    unless others seem to use the key.
     """
 
     def __init__(self, pacer: Pacer, *, insured: int, give_up: int) -> None:
@@ -106,26 +113,26 @@ class AdmissionController:
         self._strict = True
         self._review_at = self.acts_at = 0
         self._full: tuple[int, int] | None = None
-        # The job that was admitted last and when, its kind, its origin and its last slot.
+        # The job that was admitted last, the time, its kind, its origin and its last slot.
         self._admitted: tuple[ScheduledJob, int, _Kind, int, int] | None = None
         self._changes = 0
-        # Kinds whose first end became known.
+        # The number of kinds whose first end became known.
         self.discovered = 0
-        # Other members of the key: whose tasks these are, and whether one of them lacks polls.
+        # The tasks of other members, and whether a task of another member lacks polls.
         self._foreign: set[int] = set()
         self.short_elsewhere = False
-        # Whether reservations may move now, and what waits until they may.
+        # Whether reservations may move now, and the moves that wait until they may.
         self.may_move = True
         self._moves: dict[int, int] = {}
-        # Called with each duration that was seen here: kind, low, high.
+        # Called with each duration that was observed here: kind, low, high.
         self.on_duration: Callable[[TaskKind, int, int | None], None] | None = None
-        # Tasks that were lost since the last publication.
+        # Tasks that were lost since rows were last published.
         self.lost: set[int] = set()
 
     # Events of tasks.
 
     def created(self, job: ScheduledJob, now: int) -> None:
-        """The creation of `job` leaves, or the first poll of an adopted task."""
+        """Record that the creation of `job` leaves, or the first poll of an adopted task."""
         cap = job.given_up // SLOT
         found, self._admitted = self._admitted, None
         if found is not None and found[0] is job and found[1] == now:
@@ -135,7 +142,7 @@ class AdmissionController:
         else:
             kind = self._remember(job.kind)
             last = self._last(kind, now, cap, now)
-            # An adopted task is polled wherever there is room.
+            # An adopted task is polled in any slot that has room.
             free = self._table.origin(now // SLOT, exists=True)
             origin = now // SLOT if free is None else free
         self._tasks[job.ref] = task = _Task(job.ref, job.kind, kind, now, now, cap, last)
@@ -148,7 +155,7 @@ class AdmissionController:
         self._changes += 1
 
     def accepted(self, ref: int, now: int) -> None:
-        """Record that the creation of `ref` is answered: it began by now at the latest."""
+        """Record that the creation of `ref` is answered, so its task has begun by now."""
         self._tasks[ref].began = now
 
     def runs(self, ref: int, left: int, now: int) -> None:
@@ -158,13 +165,13 @@ class AdmissionController:
         self._changes += 1
         to = left // SLOT + self._table.cycle
         if to - self._table.next_poll(ref) // SLOT >= _WORTH:
-            # Its lease was renewed between two reserved polls: the next one can wait as long.
+            # An early poll renewed the lease, so the next reserved poll can move by as much.
             self._moves[ref] = to
             if self.may_move:
                 self.move(now)
 
     def release(self, ref: int, *, ended: int | None = None, lost: bool = False) -> None:
-        """Poll `ref` no longer: it `ended` then, or how long it lasts is unknown (None)."""
+        """Free the polls of `ref`. It ended at `ended`, or its end is unknown (None)."""
         task = self._tasks[ref]
         if ended is not None or task.low:
             high = None if ended is None else ended - task.created
@@ -176,7 +183,7 @@ class AdmissionController:
         self.forget(ref, lost=lost)
 
     def forget(self, ref: int, *, lost: bool = False) -> None:
-        """Poll `ref` no longer, wherever its duration is learned from."""
+        """Free the polls of `ref` without learning its duration."""
         task = self._tasks.pop(ref)
         task.kind.young.pop(ref, None)
         task.kind.old.pop(ref, None)
@@ -188,10 +195,10 @@ class AdmissionController:
             self._strict_for = _STRICT_AFTER_LOSS
         self._changed(task.kind)
 
-    # Other members of the key plan their own tasks, which count here.
+    # The tasks of other members of the key. Their owners plan them, and they count here.
 
     def mirror(self, row: TaskRow, ref: int) -> None:
-        """Count the task of `row`, which another member created, under the number `ref`."""
+        """Count the task of `row`, which another member created, as `ref`."""
         task = self._tasks.get(ref)
         if task is None:
             kind = self._remember(row.kind)
@@ -199,7 +206,7 @@ class AdmissionController:
             task = _Task(ref, row.kind, kind, row.created, row.began, cap, row.last)
             self._tasks[ref] = task
             self._foreign.add(ref)
-            # The next review sorts it into young and old; until then it counts as old.
+            # It counts as old until the next review.
             kind.old[ref] = task
             kind.unsorted = True
             self._review_by(0)
@@ -207,23 +214,23 @@ class AdmissionController:
         self._changes += 1
 
     def moved(self, ref: int, last: int) -> None:
-        """Note that another member moved the polls of our task: `last` is the slot of the last."""
+        """Record that another member moved the polls of our task, the last one to slot `last`."""
         self._tasks[ref].last = last
         self._changes += 1
 
     def learn(self, name: TaskKind, low: int, high: int | None) -> None:
-        """Learn from another member how long a task lasts."""
+        """Record a duration that another member observed."""
         kind = self._remember(name)
         self._learn(kind, low, high)
         self._changed(kind)
 
     @property
     def short(self) -> bool:
-        """Whether a task of ours lacks polls."""
+        """Whether a task of this member lacks reserved polls."""
         return bool(self._short)
 
     def facts(self, ref: int) -> tuple[int, int, int]:
-        """When the task was created, by when it began, and at what age it was seen running."""
+        """Return when the task was created, by when it had begun, and its last age seen running."""
         task = self._tasks[ref]
         return task.created, task.began, task.low
 
@@ -242,10 +249,10 @@ class AdmissionController:
         elif self._strict_for or self._strict:
             self.acts_at = 0
 
-    # What is asked.
+    # Questions.
 
     def admits(self, job: ScheduledJob, now: int, limit: int) -> bool:
-        """Whether `job` can be created now and all polls be reserved that keep it alive."""
+        """Return whether `job` can be created now and all polls that it needs can be reserved."""
         if self._short or self.short_elsewhere:
             return False
         here = self._table.account.bucket(now), self._changes
@@ -263,21 +270,24 @@ class AdmissionController:
         ):
             self._admitted = job, now, kind, origin, last
             return True
-        # Without an event nothing more fits until the next bucket.
+        # Nothing more fits until the next event or the next bucket.
         self._full = here
         return False
 
-    def spares(self, now: int, limit: int) -> bool:
-        """Whether a request that is not reserved leaves room for all tasks that may run long.
+    def leaves_room(self, now: int, limit: int) -> bool:
+        """Return whether one unreserved request fits beside the tasks that may run long.
 
-        An early poll is like a creation: it must not take what a suspicious task may need.
+        An early poll is checked like a creation, since it must not take a request that such a task
+        may need.
         """
         short = self._short or self.short_elsewhere
         return not short and (self._certain(limit) or self._believable(now, limit))
 
     def _certain(self, limit: int) -> bool:
-        """Whether no estimate is needed: polls are reserved for as long as tasks may run, or all
-        young tasks (or, quicker to see, all tasks) fit into any window.
+        """Return whether no estimate is needed.
+
+        That is so where polls are reserved for as long as tasks may run, and where all young tasks
+        fit into any window. All tasks are checked before the young ones, since that is quicker.
         """
         if self._strict:
             return True
@@ -289,9 +299,9 @@ class AdmissionController:
         return account.at_most(1 + young * each, limit)
 
     def _believable(self, now: int, limit: int, newcomer: _Task | None = None) -> bool:
-        """Whether one more request fits if the estimates hold except for the tail.
+        """Return whether one more request fits if the estimates hold except for their tail.
 
-        `newcomer` is a task that it creates, whose `last` is its origin.
+        `newcomer` is the task that the request creates, if any; its `last` is its origin.
         """
         table, slot = self._table, now // SLOT
         ends: dict[int, int] = {}
@@ -316,12 +326,12 @@ class AdmissionController:
         ends.update((ref, cap) for _, ref, cap in worst)
         if newcomer is None:
             return table.would_keep(slot, ends, limit)
-        # The first task of its kind is not among them.
+        # `ends` does not have the first task of a kind.
         last = ends.pop(newcomer.ref, newcomer.cap)
         return table.would_admit(slot, newcomer.last, last, ends, limit)
 
     def reserved_each(self, now: int) -> int:
-        """How many requests are reserved for a task like the last one when it is created."""
+        """Return how many requests are reserved for a new task like the last one."""
         kind = next(reversed(self._kinds.values()), None)
         if kind is None:
             return self._give_up // SLOT // self._table.cycle + 1
@@ -329,23 +339,23 @@ class AdmissionController:
         return (last - now // SLOT) // self._table.cycle + 1
 
     def knows(self, ref: int) -> bool:
-        """Whether a task like `ref` has ended."""
+        """Return whether a task of the same kind as `ref` has ended."""
         return self._tasks[ref].kind.outlook is not None
 
     def likely_end(self, ref: int) -> int | None:
-        """When `ref` has probably ended, by its age when seen running; None if unknown."""
+        """Return when `ref` has probably ended, or None if no task of its kind has ended."""
         task = self._tasks[ref]
         if task.kind.outlook is None:
             return None
-        if (age := task.kind.outlook.likely(task.low, _RATHER)) is None:
-            # No task was seen to end so late: a poll in mid-cycle tells something new either way.
+        if (age := task.kind.outlook.likely(task.low, _LIKELY)) is None:
+            # No task was seen to end so late, so either answer to a poll in mid-cycle is new.
             age = task.low + self._table.cycle * SLOT // 2
         return task.created + age
 
     # Reviews.
 
     def review(self, now: int) -> None:
-        """Update which tasks are old and what is reserved for each; called after each event."""
+        """Update which tasks are old and which polls are reserved; called after each event."""
         strict = (
             self._never_believes
             or self._strict_for > 0
@@ -361,9 +371,9 @@ class AdmissionController:
         self.acts_at = 0 if self._short else self._review_at
 
     def move(self, now: int) -> None:
-        """Move what waited until reservations may move."""
+        """Perform the moves that waited until reservations may move."""
         for ref, to in self._moves.items():
-            self._table.shift(ref, to, now // SLOT, self._pacer.firm)
+            self._table.shift(ref, to, now // SLOT, self._pacer.reservable)
         self._moves.clear()
 
     def _review_by(self, at: int) -> None:
@@ -378,7 +388,7 @@ class AdmissionController:
             kind.outlook = kind.durations.outlook(running, self._table.cycle * SLOT)
             kind.horizon = 0 if kind.outlook is None else kind.outlook.horizon
             self.discovered += unknown and kind.outlook is not None
-            # A small change of the horizon moves nothing.
+            # A small change of the horizon changes no plan.
             every |= abs(kind.horizon - kind.placed) * 4 > self._table.cycle * SLOT
         if every or kind.unsorted:
             kind.unsorted = False
@@ -400,7 +410,7 @@ class AdmissionController:
             self._place(oldest, now)
 
     def _place(self, task: _Task, now: int) -> None:
-        """Reserve less at once, more when there is room."""
+        """Shorten the reservation at once, or note that it must be longer."""
         if task.ref in self._foreign:
             return
         last = self._last(task.kind, task.created, task.cap, now)
@@ -409,20 +419,20 @@ class AdmissionController:
         else:
             self._short.pop(task.ref, None)
             if last < task.last:
-                self._reserve(task, last, self._pacer.firm, now)
+                self._reserve(task, last, self._pacer.reservable, now)
 
     def _lengthen(self, now: int) -> None:
-        """Reserve more for the tasks that need more, the oldest first."""
+        """Reserve more polls for the tasks that need them, the oldest first."""
         crowded = False
         for task in sorted(self._short.values(), key=lambda task: task.created):
             last = self._last(task.kind, task.created, task.cap, now)
-            if not crowded and self._reserve(task, last, self._pacer.firm, now):
+            if not crowded and self._reserve(task, last, self._pacer.reservable, now):
                 del self._short[task.ref]
                 continue
             crowded = True
             if self._table.lapsed(task.ref):
-                # Its last reserved poll has left: one more, if need be from those kept for retries.
-                kept = (self._pacer.firm + self._table.account.requests) // 2
+                # Its last reserved poll has left: reserve one more, also of those for retries.
+                kept = (self._pacer.reservable + self._table.account.requests) // 2
                 self._reserve(task, task.last + self._table.cycle, kept, now)
 
     def _reserve(self, task: _Task, last: int, limit: int, now: int) -> bool:
@@ -432,10 +442,10 @@ class AdmissionController:
         return True
 
     def _last(self, kind: _Kind, created: int, cap: int, now: int) -> int:
-        """The last slot to reserve for a task created at `created`; `cap` as in `_Task`."""
+        """Return the last slot to reserve for a task created at `created`; see `_Task.cap`."""
         if not self._young(kind, created, now):
             return cap
-        # One poll after it: it finds the end, or the task becomes old.
+        # One poll after that finds the end, or the task becomes old.
         insured = max(self._insured, kind.horizon) + self._table.cycle * SLOT
         return min(cap, (created + insured) // SLOT)
 
@@ -443,14 +453,14 @@ class AdmissionController:
         return not self._strict and now - created < kind.horizon
 
     def mean(self, name: TaskKind) -> int | None:
-        """Return how long tasks of the kind `name` last on average; None where none has ended."""
+        """Return the mean duration of tasks of the kind `name`, or None where none has ended."""
         return self._kind(name).durations.mean()
 
     def _kind(self, name: TaskKind) -> _Kind:
         return self._kinds.get(name) or _Kind(DurationEstimator(name.usual))
 
     def _remember(self, name: TaskKind, kind: _Kind | None = None) -> _Kind:
-        """The kind of that `name`, which becomes the last one to be forgotten."""
+        """Return the kind of that `name` and mark it as used last; idle kinds are forgotten."""
         kind = kind or self._kind(name)
         if kind is next(reversed(self._kinds.values()), None) and len(self._kinds) <= _KINDS:
             return kind

@@ -1,4 +1,4 @@
-"""The life of a job as a table: its states, the events that each accepts, and where they lead.
+"""The states of a job, and a table of the events that each accepts and where they lead.
 
     WAITING ── Issued ──> REGISTERING ── Registered ──> REGISTERED
     REGISTERED ── Issued ──> UPLOADING ── Uploaded ──> UPLOADED
@@ -8,12 +8,12 @@
     RUNNING ── the task's end ──> ENDED ── Issued(Settle) ──> SETTLED
 
 A job starts READY when its picture is at a URL or at the vendor, and ADOPTED when its task exists.
-It is UPLOADED while other pictures of it are not at the vendor yet; each of those is prepared as a
-job of its own would be, up to UPLOADED, and belongs to its job by `whole`.
-Failures that may pass lead back to the state before; final ones lead from anywhere to ENDED. Events
-of the client (it closes, the key is refused, the balance is exhausted, the job is cancelled) may
-end a job in any state and are not in the table. SETTLED means that the end was
-reported; the answer of a hedged poll that comes afterwards changes nothing.
+It is UPLOADED while other pictures of it are not at the vendor yet. Each of those is prepared like
+a job of its own, up to UPLOADED, and refers to its job by `whole`.
+Failures that may pass lead back to the state before; final ones lead from any state to ENDED. Some
+events may end a job in any state and are not in the table: the client closes, the key is refused,
+the balance is exhausted, or the job is cancelled. SETTLED means that the end was reported. The
+answer to a hedged poll that comes afterwards changes nothing.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 
 class IllegalEvent(Exception):
-    """An event that is impossible now: a mistake in the driver. The scheduler is unchanged."""
+    """An event that is impossible now, by a mistake of the driver. The scheduler is unchanged."""
 
 
 class JobState(Enum):
     """The states of a job."""
 
-    # Each state is one object. Enum hashes the name, which would cost as much as all other look-ups
-    # of a decision together.
+    # Each state is one object. Enum hashes the name, which costs as much as all other look-ups of a
+    # decision together.
     __hash__ = object.__hash__
 
     WAITING = auto()
@@ -71,9 +71,9 @@ ANSWERS: Final[dict[type, frozenset[type]]] = {
     ev.Ask: frozenset({ev.Answered, *_FAILURES}),
 }
 ANSWERS[ev.Rescue] = ANSWERS[ev.Poll]
-"""The answers that each command may have; each command is answered once."""
+"""The answers that each command may have. Each command is answered once."""
 RESPONSES: Final = frozenset[type]().union(*ANSWERS.values())
-"""All of them."""
+"""The answers that any command may have."""
 
 TRANSITIONS: Final[Mapping[tuple[JobState, type], frozenset[JobState]]] = {
     (S.WAITING, ev.Register): frozenset({S.REGISTERING}),
@@ -112,24 +112,28 @@ TRANSITIONS: Final[Mapping[tuple[JobState, type], frozenset[JobState]]] = {
     (S.RUNNING, ev.KeyRefused): frozenset({S.RUNNING, S.ENDED}),
     (S.ENDED, ev.Settle): frozenset({S.SETTLED}),
 }
-"""The states to which an answer or an issued command may lead from each state."""
+"""The states that an answer or an issued command may lead to from each state."""
 
 
 @attrs.define(eq=False)
 class ScheduledJob:
-    """What the scheduler knows of one job; times in microseconds.
+    """The state of one job. All times are in microseconds.
 
-    `given_up` is when its task is abandoned, `accepted` when the last poll that renewed the lease
-    (or the creation) left. `try_at` is when a poll that failed or is silent is sent again,
-    `early_at` when another poll may leave before the reserved one, `likely_at` when its task has
-    probably ended, `ask_at` when it is polled whatever is reserved. `announced` counts its polls
-    since the vendor said that it ended. `given_interval` is what the answer to its creation asked
-    for. Its last `refusals` polls were refused for the same reason, `refused_for`. `confirming`:
-    its result was named for another task too, so it is polled once more. `gap` lies between its
-    last two polls (or the creation and the first one), answered or not. `adopted`: its creation
-    was not seen, so its duration will not be known. `reserved` units count against its
-    `spending_limits`. `give_up` and `engine_retries` are its own, None where those of all jobs
-    hold. `parts` are its further pictures, and `whole` is the job of such a picture.
+    Times: `given_up` is when the task is abandoned. `accepted` is when the last poll that renewed
+    the lease (or the creation) left. `try_at` is when a poll that failed or has no answer is sent
+    again. `early_at` is when another poll may leave before the reserved one. `likely_at` is when
+    the task has probably ended. `ask_at` is when the task is polled beside its reserved polls.
+    `gap` is the time between the last two polls (or the creation and the first one).
+
+    Polls: `announced` counts the polls since the vendor announced the end. `given_interval` is the
+    interval that the answer to the creation asked for. The last `refusals` polls were refused for
+    the same reason, `refused_for`. A job is `confirming` when its result was named for another
+    task too, so it is polled once more. A job is `adopted` when its creation was not seen, so its
+    duration is not known.
+
+    `reserved` units count against its `spending_limits`. `give_up` and `engine_retries` are the
+    job's own settings, and None where those of all jobs apply. `parts` are its further pictures,
+    and `whole` is the job that such a picture belongs to.
     """
 
     ref: int
@@ -172,7 +176,7 @@ class ScheduledJob:
 
     @classmethod
     def of(cls, event: ev.JobAdded) -> ScheduledJob:
-        """Make a job whose task is to be created."""
+        """Return a job whose task is to be created."""
         job = cls(
             event.ref,
             event.kind,
@@ -190,18 +194,18 @@ class ScheduledJob:
 
     @classmethod
     def _part(cls, ref: int, whole: ScheduledJob) -> ScheduledJob:
-        """Make the state of one further picture of `whole`."""
+        """Return the state of one further picture of `whole`."""
         channel, state = whole.channel, JobState.WAITING
         return cls(ref, whole.kind, 0.0, uploads=True, channel=channel, state=state, whole=whole)
 
     @property
     def uploaded(self) -> bool:
-        """Whether all of its pictures are at the vendor."""
+        """Whether all pictures of the job are at the vendor."""
         return all(each.state is JobState.UPLOADED for each in (self, *self.parts))
 
     @classmethod
     def adopting(cls, event: ev.TaskAdopted, given_up: int) -> ScheduledJob:
-        """Make a job whose task exists already."""
+        """Return a job whose task exists already."""
         return cls(
             event.ref,
             event.kind,
@@ -212,26 +216,26 @@ class ScheduledJob:
             adopted=True,
             task_id=event.task_id,
             given_up=given_up,
-            # An unknown task is believed at once: nothing here says that its lease held.
+            # The first "unknown task" is final, since it is not known whether the lease held.
             doubted=True,
         )
 
     @classmethod
     def rejected(cls, event: ev.JobRejected) -> ScheduledJob:
-        """Make a job whose end is known already."""
+        """Return a job whose end is known already."""
         units, kind = event.error.units_at_stake, ev.TaskKind("")
         channel, state = event.channel, JobState.READY
         return cls(event.ref, kind, units, uploads=False, channel=channel, state=state)
 
     def gives_up_after(self, usual: int) -> int:
-        """How long its task may run: `usual` (that of all jobs), or less where it has its own.
+        """Return how long its task may run: `usual`, or its own setting where that is less.
 
-        Not more, since polls are planned for `usual`.
+        A longer one is not possible, since polls are planned for `usual`.
         """
         return usual if self.give_up is None else min(self.give_up, usual)
 
     def move(self, cause: ev.Answer | ev.Command, state: JobState) -> None:
-        """Go to `state` because of `cause`. Raises `IllegalEvent` if the table forbids it."""
+        """Go to `state` because of `cause`. Raise `IllegalEvent` if the table forbids it."""
         if state not in TRANSITIONS.get((self.state, type(cause)), ()):
             raise IllegalEvent(f"{cause!r} does not lead from {self.state.name} to {state.name}.")
         self.state = state

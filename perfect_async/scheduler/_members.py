@@ -1,15 +1,15 @@
-"""Share one key with other members: count what they do, and write down what is done here.
+"""Share one key with other members: read their rows from the ledger, and publish our own.
 
-A member is a scheduler of its own. All members write rows to one ledger (`ev.LedgerRow`), and one
-step of a scheduler is: take the ledger's lock, read the rows of others (`ev.LedgerRead`), decide,
-write the rows that changed (`Members.changes`), give the lock back, perform. So between reading and
-writing nobody else decides anything, and a request, a reservation or a new task is known to all
-before it leaves.
+A member is a scheduler, usually in another process. All members write rows to one ledger
+(`ev.LedgerRow`). A scheduler takes the ledger's lock, reads the rows of others (`ev.LedgerRead`),
+decides, writes the rows that changed (`Members.changes`), releases the lock, and performs its
+decisions. No other member decides between reading and writing, so all members know of a request, a
+reservation or a new task before it leaves.
 
-What others sent and reserved enters the timetable, their tasks enter admission, their refusals and
-durations count as evidence. Nobody plans for another member, with two exceptions: a new cycle moves
-everybody's phases at once, and a poll that is overdue is sent for its owner (`ev.Rescue`), since a
-poll is idempotent and a lost task is not.
+The requests and reservations of others enter the timetable. Their tasks enter admission, and their
+refusals and durations count like our own. A member plans only for itself, with two exceptions. A
+new cycle moves the phases of all members at once. A poll that is overdue is sent for its owner
+(`ev.Rescue`), since polling twice is harmless and a lost task is not.
 
 All times are integer microseconds.
 """
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
     from perfect_async.scheduler._state import SchedulerState
 
 _STOPPED: Final = 10 * SECOND
-"""A member that has work and has written nothing for so long is taken to be stopped."""
+"""How long a member with work may write nothing before it is assumed to have stopped."""
 _WAITING: Final = SECOND
-"""How long a member counts as waiting after it last wrote that it waits for its turn."""
+"""How long a member counts as waiting after it wrote that it waits for its turn."""
 _BEAT: Final = SECOND
-"""How often a member that has work writes that it lives."""
+"""The interval of the heartbeat of a member that has work."""
 _WAIT_REPORTED: Final = 300_000
-"""How often a member writes that it still waits for its turn."""
+"""The interval in which a member writes that it still waits for its turn."""
 _REQUEST_TIMEOUT: Final = 30 * SECOND
-"""How long a request may be unanswered before it is answered, or its member has stopped."""
+"""How long a request can be unanswered unless its member has stopped."""
 _RECOVERY: Final = _BEAT * 6 // 5
-"""The time in which all living members write again what a ledger has lost."""
+"""The time in which all running members rewrite the rows that a ledger has lost."""
 _MOST_LEARNED: Final = 10_000
-"""Members whose durations are known to be counted already."""
+"""The number of members whose last counted duration is remembered."""
 _RETRY: Final = SECOND // 2
 _MOST_RETRIES: Final = 4
 _RUNNING: Final = frozenset({JobState.SUBMITTING, JobState.RUNNING})
@@ -56,10 +56,10 @@ _TaskFacts: TypeAlias = tuple[int, int, int, int, int, int, int, str, int, bool,
 
 @attrs.define(eq=False)
 class ForeignTask:
-    """A task of another member: its last row, and how our own polls of it went.
+    """A task of another member: its last row, and the outcome of our own polls of it.
 
-    `mirrored`: polls are reserved for it. `try_at`: when a failed poll of ours is sent again. No
-    poll is sent for its owner before `from_at`.
+    It is `mirrored` while polls are reserved for it. `try_at` is when a failed poll of ours is sent
+    again. No poll is sent for its owner before `from_at`.
     """
 
     ref: int
@@ -71,41 +71,42 @@ class ForeignTask:
 
 
 class Members:
-    """The other members of the key, as the ledger tells of them.
+    """The other members of the key, as they are known from the ledger.
 
-    `member` is our own name in the ledger, empty where the key is not shared: then nothing here
-    ever changes, and `shared` is False. `locked` is whether the ledger's lock is held, so that
+    `member` is our own name in the ledger. It is empty where the key is not shared; then `shared`
+    is False, and there are no other members. `locked` is whether the ledger's lock is held, so that
     reservations may move.
     """
 
     def __init__(self, state: SchedulerState, limits: ev.SharedLimits) -> None:
         self.member = ""
         self.shared = self.locked = False
-        # Whether there ever was another member: its tasks may be more than the plan has room for.
+        # Whether there ever was another member. The plan may have no room for all of its tasks.
         self.met = False
         self._state = state
         self._pid = 0
         self._limits = limits
         self._holds = limits
-        # Of others. Those that are `missing` in a ledger that was read anew are gone unless they
-        # write until then.
+        # The rows of others. A member that is `missing` in a ledger that was read anew counts as
+        # gone unless it writes before `_missing_until`.
         self._rows: dict[str, ev.MemberRow] = {}
         self._missing: set[str] = set()
         self._missing_until = 0
         self._tasks: dict[tuple[str, int], ForeignTask] = {}
         self._refs: dict[int, ForeignTask] = {}
         self._next_ref = -1
-        # Their requests that are counted: unanswered ones with their number here, answered ones.
+        # The requests of others that are counted: unanswered ones by their number here, and
+        # answered ones.
         self._open: dict[tuple[str, int], tuple[int, ev.RequestRow]] = {}
         self._answered: OrderedDict[tuple[str, int], ev.RequestRow] = OrderedDict()
         self._creations: dict[str, deque[int]] = {}
-        # The last duration of each member, also of those that are gone: their rows are read again
-        # with a ledger that is read anew.
+        # The number of the last duration of each member. Members that are gone are included, since
+        # a ledger that is read anew has their rows again.
         self._learned: OrderedDict[str, int] = OrderedDict()
-        # When the last task of a feature ended whose id was never known.
+        # By feature, when the last task ended whose id was never known.
         self._unknown: dict[str, int] = {}
         self.updated_at = 0
-        # What was published.
+        # The rows that were published.
         self._published: ev.MemberRow | None = None
         self._published_tasks: dict[int, ev.TaskRow] = {}
         self._published_requests: OrderedDict[int, ev.RequestRow] = OrderedDict()
@@ -116,7 +117,7 @@ class Members:
         self._plan: tuple[int, int] | None = None
         self._foreign_changes: dict[int, ev.TaskRow] = {}
         self._republished: list[ev.RequestRow | ev.TaskRow] = []
-        # What was published last, in case it was not written.
+        # The rows that were published last, in case they were not written.
         self._last_rows: tuple[ev.RequestRow | ev.TaskRow, ...] = ()
         self._last_durations: list[ev.DurationRow] = []
         self._last_foreign: dict[int, ev.TaskRow] = {}
@@ -127,7 +128,7 @@ class Members:
         return f"<Members {len(self._rows)} others, {len(self._tasks)} of their tasks>"
 
     def share(self, member: str, pid: int, limits: ev.SharedLimits) -> None:
-        """Be `member` of the ledger from now on; its settings are `limits`."""
+        """Take part in the ledger as `member` from now on, with the settings `limits`."""
         self.member, self._pid, self._limits = member, pid, limits
         self.shared = True
         if limits != self._holds:
@@ -135,21 +136,21 @@ class Members:
             self._state.set_limits(limits)
 
     def unshare(self, limits: ev.SharedLimits, now: int) -> None:
-        """Be no member any longer. What others reserved counts for as long as it may be used."""
+        """Leave the ledger. Reservations of others count for as long as they may be used."""
         self.member, self.shared, self.locked = "", False, False
         self._rows.clear()
         for member in {name for name, _ in self._open}:
-            # Nobody hears of the answers any more.
+            # Their answers will not be known.
             self._answer_all(member, now)
-        self._state.pacer.heed(None)
+        self._state.pacer.adapt_to_others(None)
         if limits != self._holds:
             self._holds = limits
             self._state.set_limits(limits)
 
     def shorten_lease(self, lease: int) -> None:
-        """Ask for polls by a shorter lease, here and of all other members.
+        """Use a shorter lease, here and in all other members.
 
-        Where the key is shared the plan changes at the next step, while the ledger is locked.
+        Where the key is shared, the plan changes at the next step, while the ledger is locked.
         """
         self._limits = attrs.evolve(self._limits, lease=lease)
         if not self.shared:
@@ -157,7 +158,7 @@ class Members:
             self._state.set_limits(self._limits)
 
     def in_doubt(self, feature: str, age: int) -> bool:
-        """Whether another member created a task of `feature` lately whose id is not known."""
+        """Return whether another member recently created a task of unknown id of `feature`."""
         unknown = any(
             not task.row.task_id and task.row.kind.feature == feature
             for task in self._tasks.values()
@@ -167,49 +168,49 @@ class Members:
 
     @property
     def own_limits(self) -> ev.SharedLimits:
-        """Our own settings."""
+        """The settings of this member."""
         return self._limits
 
     @property
     def others(self) -> int:
-        """How many other members there are, stopped ones included."""
+        """The number of other members, stopped ones included."""
         return len(self._rows)
 
     def publish_again(self) -> None:
-        """Give all rows at the next `changes`, those of the last one too."""
+        """Return all rows at the next `changes`, those of the last one included."""
         self._everything = True
         self._republished = [*self._last_rows, *self._republished]
         self._durations = [*self._last_durations, *self._durations]
         self._foreign_changes = self._last_foreign | self._foreign_changes
 
-    # What is asked.
+    # Questions.
 
     @property
     def limits(self) -> ev.SharedLimits:
-        """The limits and the lease in force: the strictest of all members."""
+        """The limits and the lease in force, which are the strictest of all members."""
         return self._holds
 
     def living(self, now: int) -> list[ev.MemberRow]:
-        """The rows of the members that have not stopped."""
+        """Return the rows of the members that have not stopped."""
         return [row for row in self._rows.values() if not self._stopped(row, now)]
 
     def work(self, now: int) -> int:
-        """How many jobs of others wait for their creation."""
+        """Return how many jobs of other members wait for their creation."""
         return sum(row.work for row in self.living(now)) if self._rows else 0
 
     def held(self, now: int) -> int:
-        """Requests that others will need for results, and that are not reserved."""
+        """Return how many requests others will need for results and have not reserved."""
         return sum(row.held for row in self.living(now)) if self._rows else 0
 
     def requests(self, now: int) -> int:
-        """How many requests of others occupy the window."""
+        """Return how many requests of other members occupy the window."""
         oldest = now - self._holds.period
         return len(self._open) + sum(
             row.answered is not None and row.answered > oldest for row in self._answered.values()
         )
 
     def has_turn(self, now: int) -> bool:
-        """Whether we may create: of those that wait, the one with the fewest creations may."""
+        """Return whether no waiting member has created fewer tasks than we have."""
         if not self._rows:
             return True
         mine = self._created(self.member, now)
@@ -219,13 +220,14 @@ class Members:
         )
 
     def rescue_at(self) -> int:
-        """When a poll of another member may have to be sent for it."""
+        """Return when a poll may have to be sent for another member."""
         return min(map(self._rescue_at, self._tasks.values()), default=NEVER)
 
     def to_rescue(self, now: int, *, again: bool) -> ForeignTask | None:
-        """The task of another member whose poll is overdue.
+        """Return the task of another member whose poll is overdue, or None.
 
-        `again`: also one whose rescue failed, or for which nothing is reserved any longer.
+        With `again` tasks whose rescue failed count as well, and tasks of stopped members for which
+        no poll is reserved any longer.
         """
         rescue_at = partial(self._rescue_at, again=again)
         task = min(self._tasks.values(), key=rescue_at, default=None)
@@ -237,22 +239,22 @@ class Members:
         following, last = self._state.table.reserved(task.ref)
         overdue = (following + RESCUE_AFTER) * SLOT
         if following > last and not (again and self._left_alone(task)):
-            # Its owner polls it where it finds room.
+            # Its owner polls it as a retry.
             overdue = NEVER
         return max(task.from_at, min(task.try_at, overdue) if again else overdue)
 
     def _left_alone(self, task: ForeignTask) -> bool:
-        """Whether the owner of a task has died or stopped."""
+        """Return whether the owner of a task has died or stopped."""
         owner = self._rows.get(task.row.member)
         return owner is None or self._stopped(owner, self.updated_at)
 
     def foreign_task(self, task_id: str) -> int | None:
-        """The number of another member's running task with this id."""
+        """Return the number of another member's running task with this id, or None."""
         found = (task.ref for task in self._tasks.values() if task.row.task_id == task_id)
         return next(found, None) if task_id else None
 
     def keeps(self, task_id: str) -> bool:
-        """Whether another member runs this task and was wrote just now, and it has not ended."""
+        """Return whether another member that wrote recently still polls this task."""
         active = {
             row.member
             for row in self._rows.values()
@@ -266,7 +268,7 @@ class Members:
     # Events.
 
     def on_read(self, event: ev.LedgerRead, now: int) -> None:
-        """Take the rows of others; until `changes` is asked for, the lock is held."""
+        """Process the rows of others. The lock is held from now until `changes`."""
         state = self._state
         self.locked = state.admission.may_move = True
         before, self.updated_at = self.updated_at, now
@@ -280,7 +282,7 @@ class Members:
         if event.afresh:
             self._on_afresh(event, known, now)
             if self._recovers and now - before > 2 * _BEAT:
-                # We were stopped: others may have polled what seems to be overdue.
+                # This process stood still, so others may have sent the polls that seem overdue.
                 for task in self._tasks.values():
                     task.from_at = now + _RECOVERY
         for member in event.gone:
@@ -289,13 +291,14 @@ class Members:
             for member in list(self._missing):
                 self._on_gone(member, now)
         self._tidy(now)
-        self._heed(now)
+        self._adapt_to_others(now)
 
     def _on_afresh(self, event: ev.LedgerRead, known: dict[str, ev.MemberRow], now: int) -> None:
-        """Write everything again: the ledger is new, or an older copy of itself.
+        """Publish all rows again, since the ledger is new, or an older copy of itself.
 
-        Also what is known of others, who may have died or stopped: a member that comes later knows
-        of them only by the ledger. `known` are the members that were known before.
+        The rows of others are published too, since they may have died or stopped, and a member that
+        joins later knows of them only from the ledger. `known` are the members that were known
+        before.
         """
         published = {row.member: row.stepped_at for row in _of(event.rows, ev.MemberRow)}
         left = {*event.gone}
@@ -305,11 +308,11 @@ class Members:
             for name, row in known.items()
             if name not in left
         ):
-            # Something was lost, or may have been just before we came. The others write what they
-            # sent lately when they see it, at their next beat.
+            # Rows were lost, or may have been lost just before we joined. The others write their
+            # recent requests again when they see it, at their next heartbeat.
             pacer = self._state.pacer
             pacer.hold = max(pacer.hold, now + _RECOVERY)
-        # A member that died while the ledger was lost, or long ago, is not named as gone.
+        # The ledger does not name a member as gone that died while the ledger was lost.
         self._missing = {*self._rows} - {*published}
         self._missing_until = now + _STOPPED
         answered = {
@@ -343,7 +346,7 @@ class Members:
                 self._on_request(request, now)
 
     def on_issued(self, command: ev.Request, now: int) -> None:
-        """A request of ours leaves."""
+        """Record that a request of ours leaves."""
         creates = isinstance(command, ev.Submit)
         if creates:
             self._note_creation(self.member, now)
@@ -351,7 +354,7 @@ class Members:
         self._publish(row)
 
     def on_response(self, event: ev.Answer, left: int, now: int) -> None:
-        """A request of ours is answered (no upload, which costs none)."""
+        """Record that a request of ours (not an upload) is answered."""
         command = event.command
         if isinstance(event, ev.NotSent) and event.unwritten:
             self._changed_requests.pop(command.number, None)
@@ -368,29 +371,29 @@ class Members:
         )
 
     def on_duration(self, kind: ev.TaskKind, low: int, high: int | None) -> None:
-        """We saw how long a task lasts."""
+        """Record the duration of a task that was observed here."""
         self._number += 1
         self._durations.append(ev.DurationRow(self.member, self._number, kind, low, high))
 
     def on_adopted(self, task_id: str) -> None:
-        """We poll a task from now on: nobody needs to poll it for an owner that is gone."""
+        """Record that we own a task from now on, if its former owner is gone."""
         for task in [task for task in self._tasks.values() if task.row.task_id == task_id]:
             if task.row.member not in self._rows:
                 self._foreign_changes[task.ref] = attrs.evolve(task.row, ended=True)
                 self._drop(task)
 
     def on_rescue(self, command: ev.Rescue, now: int) -> None:
-        """A poll that another member should have sent leaves."""
+        """Record that a poll leaves that another member should have sent."""
         task = self._refs[command.ref]
         task.try_at = NEVER
         if self._rescue_at(task) <= now:
-            # Not one that failed: that of the next cycle.
+            # This is the reserved poll and no retry; the next reserved one is a cycle later.
             self._state.table.keep(task.ref, now)
             task.tries = 0
         self._foreign_changes[task.ref] = task.row
 
     def on_rescued(self, command: ev.Rescue, event: ev.Answer, left: int, now: int) -> None:
-        """A poll that was sent for another member is answered."""
+        """Process the answer to a poll that was sent for another member."""
         task = self._refs.get(command.ref)
         if task is None:
             return
@@ -402,19 +405,19 @@ class Members:
             case ev.Limited() | ev.NotSent() | ev.NoAnswer() | ev.KeyRefused() | ev.Refused():
                 task.tries += 1
                 if task.tries <= _MOST_RETRIES:
-                    # The first retry leaves at once: the rescue was late already.
+                    # The first retry leaves at once, since the rescue was late already.
                     pause = _RETRY if task.tries > 1 else 0
                     task.try_at = now + (SECOND if isinstance(event, ev.Limited) else pause)
             case _:
                 self.announce(task.ref)
 
     def on_notified(self, ref: int) -> None:
-        """Announce a task of another member; a number of ours changes nothing here."""
+        """Announce the end of a task, if it is one of another member."""
         if ref in self._refs:
             self.announce(ref)
 
     def announce(self, ref: int) -> None:
-        """Tell the owner of a task that it has ended: it polls it at once, if it lives."""
+        """Tell the owner of a task that it has ended. A running owner polls it at once."""
         task = self._refs[ref]
         owned = task.row.member in self._rows
         task.row = attrs.evolve(task.row, announced=True, ended=not owned)
@@ -422,14 +425,14 @@ class Members:
         if not owned:
             self._drop(task)
         elif task.mirrored:
-            # Its owner polls it at once: what was reserved to keep it alive is free.
+            # Its owner polls it at once, so its reserved polls are free.
             self._state.admission.forget(task.ref)
             task.mirrored = False
 
-    # What is published.
+    # Publishing.
 
     def changes(self, now: int) -> tuple[ev.LedgerRow, ...]:
-        """The rows that changed since the last time, to be written while the lock is held."""
+        """Return the rows that changed since the last call, to be written under the lock."""
         state = self._state
         rows: list[ev.LedgerRow] = []
         everything = self._everything
@@ -459,7 +462,7 @@ class Members:
         if plan == self._plan:
             return []
         if self._plan is not None:
-            # A new cycle moves everybody's phases.
+            # A new cycle moves the phases of all members.
             mirrored = (task for task in self._refs.values() if task.mirrored)
             self._foreign_changes.update((task.ref, task.row) for task in mirrored)
         self._plan = plan
@@ -467,7 +470,7 @@ class Members:
         return [ev.PlanRow(self._epoch, *plan)]
 
     def _changed_foreign(self) -> list[ev.TaskRow]:
-        """Tasks of others that were polled or moved here, or that are known to have ended."""
+        """Return the tasks of others that were polled, moved or found to have ended here."""
         rows: list[ev.TaskRow] = []
         for ref, row in self._foreign_changes.items():
             task = self._refs.get(ref)
@@ -511,12 +514,12 @@ class Members:
         return [row]
 
     def _ended_tasks(self) -> list[ev.TaskRow]:
-        """Tasks of ours that nobody has to poll any longer."""
+        """Return the rows of our tasks that need no more polls."""
         jobs, published, lost = self._state.jobs, self._published_tasks, self._state.admission.lost
         ended: list[ev.TaskRow] = []
         for ref, row in list(published.items()):
             job = jobs.get(ref)
-            # Created again, it is another task.
+            # A job that was created again has another task.
             if job is None or job.state not in _RUNNING or job.task != row.ref:
                 ended.append(attrs.evolve(row, ended=True, lost=ref in lost))
                 del published[ref]
@@ -528,7 +531,7 @@ class Members:
         for job in self._state.jobs.values():
             if job.state in _RUNNING:
                 facts, before = self._facts(job), published.get(job.ref)
-                # Nearly all tasks are as they were: their rows are not even made.
+                # Nearly all tasks are unchanged, so their rows are not built.
                 if before is None or _facts_of(before) != facts:
                     row = ev.TaskRow(self.member, facts[0], job.kind, *facts[1:])
                     published[job.ref] = row
@@ -536,7 +539,7 @@ class Members:
         return rows
 
     def _facts(self, job: ScheduledJob) -> _TaskFacts:
-        """What the row of a task of ours tells beside its kind."""
+        """Return the fields of the row of a task of ours; see `_TaskFacts`."""
         state = self._state
         created = job.given_up - state.give_up
         following, last, began, low = 1, 0, created, 0
@@ -568,14 +571,14 @@ class Members:
         ):
             del self._published_requests[oldest.number]
 
-    # Inside.
+    # Helpers.
 
     def _take_plan(self, plan: ev.PlanRow, tasks: Iterable[ev.TaskRow], now: int) -> None:
-        """Poll all tasks by the plan of another member."""
+        """Change the plan to that of another member, for all tasks."""
         state = self._state
         self._epoch = max(self._epoch, plan.epoch)
         if self._plan is not None and plan.epoch < self._epoch:
-            # An old one, from a store that lost what came after: tell ours again.
+            # This plan is older than ours, since the ledger lost rows: publish ours again.
             self._plan = None
             return
         self._plan = plan.cycle, plan.guard
@@ -589,24 +592,24 @@ class Members:
                     places[mine[row.ref]] = row.next, row.last
             elif (row.member, row.ref) in self._tasks:
                 places[self._tasks[row.member, row.ref].ref] = row.next, row.last
-        state.table.take_over(plan.cycle, plan.guard, places)
-        state.pacer.take_over(now)
+        state.table.adopt_plan(plan.cycle, plan.guard, places)
+        state.pacer.plan_adopted(now)
 
     def _on_own_task(self, row: ev.TaskRow, now: int) -> None:
-        """Another member polled our task, moved its polls, or knows that it has ended."""
+        """Process a row of a task of ours, which another member wrote."""
         state = self._state
         job = next((job for job in state.jobs.values() if job.task == row.ref), None)
         if job is None or job.state not in _RUNNING:
             if not row.ended:
-                # An older copy of the ledger, or a member that knew it, has brought it back.
+                # An older copy of the ledger, or a member that knew the task, has restored it.
                 self._republished.append(attrs.evolve(row, ended=True))
             return
         self._published_tasks[job.ref] = row
-        # Where everything is written again, what we know ourselves is newer.
+        # While all rows are published again, our own data are newer.
         if state.keeps_alive and not self._everything:
             following = row.next
             while following * SLOT <= job.last_left:
-                # This poll has left since, without the lock.
+                # This poll has left since the row was written, without the lock.
                 following += state.table.cycle
             if (following, row.last) != state.table.reserved(job.ref):
                 state.table.mirror(job.ref, following, row.last)
@@ -624,15 +627,15 @@ class Members:
             return
         if task is None:
             self._next_ref -= 1
-            # It may have ended since an older copy was taken: its owner says so soon.
+            # It may have ended since an older copy was taken; its owner writes that soon.
             from_at = now + _RECOVERY if self._recovers else 0
             task = self._tasks[name] = self._refs[self._next_ref] = ForeignTask(
                 self._next_ref, row, from_at=from_at
             )
         if self._everything and not row.announced and _is_older(row, task.row):
-            # From an older copy of the ledger: what we know is published again.
+            # The row is from an older copy of the ledger. Ours is published again.
             return
-        # What we know and have not published yet.
+        # Keep what is not published yet.
         announced, renewed = task.row.announced or row.announced, task.row.renewed
         task.row = row = attrs.evolve(row, announced=announced, renewed=max(renewed, row.renewed))
         if row.announced:
@@ -652,7 +655,7 @@ class Members:
             self._state.admission.forget(task.ref, lost=lost)
 
     def _on_request(self, row: ev.RequestRow, now: int) -> None:
-        """Count a request of another member, once."""
+        """Count a request of another member once."""
         name, table, pacer = (row.member, row.number), self._state.table, self._state.pacer
         forgotten = now - self._holds.period - _REQUEST_TIMEOUT
         if name in self._answered or _happened(row) < forgotten:
@@ -661,7 +664,7 @@ class Members:
             if row.creates:
                 self._note_creation(row.member, row.left)
             if row.answered is not None and row.answered < now - 2 * SECOND:
-                # Too long ago for the limit of a second.
+                # It is too old for the limit per second.
                 table.account.answered(row.answered)
                 self._answered[name] = row
                 self._learn_from(row)
@@ -692,21 +695,21 @@ class Members:
             self._state.admission.learn(row.kind, row.low, row.high)
 
     def _on_gone(self, member: str, now: int) -> None:
-        """Forget a member that left or died; what it had not written counts as sent."""
+        """Forget a member that left or died. Polls it may have sent count as sent."""
         self._rows.pop(member, None)
         self._missing.discard(member)
         self._answer_all(member, now)
         self._creations.pop(member, None)
         for task in [task for task in self._tasks.values() if task.row.member == member]:
             if not task.row.task_id or task.row.announced:
-                # Nobody knows its id, or everybody knows that it has ended.
+                # Its id is unknown, or its end is known to all members.
                 self._drop(task)
             elif self._state.table.polled_by(task.ref, now):
-                # Only a reserved poll may leave before it is written, and this one may have left.
+                # A reserved poll may leave before it is written, so this one may have left.
                 self._state.table.account.answered(now)
 
     def _answer_all(self, member: str, now: int, *, before: int = NEVER) -> None:
-        """Count what `member` sent before `before` as answered now."""
+        """Count the requests that `member` sent before `before` as answered now."""
         for name, (key, row) in list(self._open.items()):
             if name[0] == member and row.left < before:
                 self._state.table.answered(key, now)
@@ -725,17 +728,17 @@ class Members:
         self.forget_old(now)
 
     def forget_old(self, now: int) -> None:
-        """Forget the tasks of others that have been given up by now."""
+        """Forget the tasks of others that are given up by now."""
         if self._tasks:
             for task in [task for task in self._tasks.values() if task.row.cap <= now]:
                 self._drop(task)
 
-    def _heed(self, now: int) -> None:
+    def _adapt_to_others(self, now: int) -> None:
         """Adapt our plan and our limits to the networks and settings of the others."""
         state, living = self._state, self.living(now)
         state.admission.short_elsewhere = any(row.short for row in living)
         worst = None
-        # What the network was for a member that has had no work for long is no news.
+        # The values of a member that has not written for a whole period are outdated.
         polling = [row for row in living if now - row.stepped_at <= self._holds.period]
         if polling:
             worst = (
@@ -743,7 +746,7 @@ class Members:
                 max(row.guard for row in polling),
                 max(row.spared for row in polling),
             )
-        state.pacer.heed(worst)
+        state.pacer.adapt_to_others(worst)
         strictest = self._limits
         for row in self._rows.values():
             strictest = strictest.stricter(row.limits)
@@ -759,7 +762,7 @@ class Members:
         self._created(member, at)
 
     def _created(self, member: str, now: int) -> int:
-        """How many tasks `member` created in this period."""
+        """Return how many tasks `member` created in the last period."""
         creations = self._creations.get(member)
         if creations is None:
             return 0
@@ -769,12 +772,12 @@ class Members:
 
 
 def _of(rows: Iterable[ev.LedgerRow], kind: type[_Row]) -> list[_Row]:
-    """The rows of one kind, in their order."""
+    """Return the rows of one kind, in their order."""
     return [row for row in rows if isinstance(row, kind)]
 
 
 def _is_older(row: ev.TaskRow, known: ev.TaskRow) -> bool:
-    """Whether `row` was written before the one that is known of the same task."""
+    """Return whether `row` was written before `known`, a row of the same task."""
     return row.next < known.next or (not row.task_id and bool(known.task_id))
 
 

@@ -1,10 +1,10 @@
-"""Poll the tasks that exist: by reserved polls that keep them alive, or once they are announced.
+"""Decide when running tasks are polled: inside their lease, or when a webhook announces their end.
 
-`LeasePolling` keeps to the contract's lease: polls reserved in the timetable, retries inside the
-lease, early polls where they pay. `WebhookPolling` is the vendor's own flow with webhooks, without
-polls between the creation and the notification: a task holds only its last request, and is polled
-when a notification arrives or when it is long overdue. Both receive the same events. All times are
-integer microseconds.
+`LeasePolling` keeps to the contract's lease. It reserves polls in the timetable, retries inside the
+lease, and polls early where that frees more than it costs. `WebhookPolling` is the vendor's flow
+with webhooks, without polls between the creation and the notification. A task then holds only the
+request for its result, and is polled when a notification arrives or when it is long overdue. Both
+strategies receive the same events. All times are integer microseconds.
 """
 
 from __future__ import annotations
@@ -23,93 +23,93 @@ from perfect_async.scheduler._job import JobState, ScheduledJob
 from perfect_async.scheduler._pacer import Pacer
 
 _OVERDUE: Final = 2
-"""A task that lasts so many times as long as usual is long overdue."""
+"""A task is long overdue after so many times its usual duration."""
 _UNKNOWN: Final = 120 * SECOND
-"""How long a task may last before anything is known of its kind."""
+"""How long a task may last while no duration of its kind is known."""
 _LONGEST: Final = 60 * SECOND
 """The longest pause between two polls of a task that was announced and still runs."""
 _SOON: Final = 5 * SECOND
 """The pause before a failed poll is sent again where no lease runs; it grows with each failure."""
 _SUPPOSED: Final = 5
-"""So many tasks count as polled once in vain, before anything is known."""
-_OF_LATE: Final = 200
-"""Tasks after which half of the count of vain polls is forgotten."""
-_MOST_IN_VAIN: Final = 3
+"""The number of assumed tasks with one wasted poll each, which count before any is observed."""
+_RECENT: Final = 200
+"""The number of tasks after which the counts of tasks and wasted polls are halved."""
+_MOST_WASTED: Final = 3
 """The most requests that are held for a task beside the one for its result."""
 
 _SCOUT_FROM: Final = 5 * SECOND
 """The age from which a task is polled early while none of its kind has ended."""
 _SCOUT_EVERY: Final = SECOND
-"""How often one of them is at the most."""
+"""The least time between two such polls."""
 
 _LEAST_INTERVAL: Final = SECOND // 2
 _WORTH: Final = SECOND
-"""A poll that is early by less is not worth a request."""
+"""The least time before the reserved poll for which an early poll is worth a request."""
 _LAST: Final = ScheduledJob(
     -1, TaskKind(""), 0.0, uploads=False, channel=-1, state=JobState.SETTLED
 )
 _LAST.try_at = _LAST.early_at = _LAST.likely_at = NEVER
-"""Ends each queue, so that there is always a first one."""
+"""The last entry of each queue, so that no queue is ever empty."""
 
 
 class PollingStrategy(Protocol):
-    """What a strategy does at each event of a task."""
+    """The interface of a polling strategy: one method for each event of a task."""
 
     @property
     def held(self) -> int:
-        """Requests that its tasks will need and that are not reserved in the timetable."""
+        """The requests that its tasks will need and that are not reserved in the timetable."""
         ...
 
     def admits(self, job: ScheduledJob, now: int, limit: int) -> bool:
-        """Whether `job` may be created now beside the tasks that exist; changes nothing."""
+        """Return whether `job` may be created now beside the tasks that exist."""
         ...
 
     def created(self, job: ScheduledJob, now: int) -> None:
-        """The creation of `job` leaves, or the first poll of an adopted task."""
+        """Record that the creation of `job` leaves, or the first poll of an adopted task."""
         ...
 
     def accepted(self, job: ScheduledJob, now: int) -> None:
-        """The task of `job` exists and can be polled."""
+        """Record that the task of `job` exists and can be polled."""
         ...
 
     def left(self, job: ScheduledJob, now: int) -> None:
-        """A poll of `job` leaves."""
+        """Record that a poll of `job` leaves."""
         ...
 
     def runs(self, job: ScheduledJob, left: int, interval: int | None, now: int) -> None:
-        """A poll that left at `left` found it running."""
+        """Record that a poll that left at `left` found the task running."""
         ...
 
     def failed(self, job: ScheduledJob, at: int) -> None:
-        """A poll of `job` failed; another one may leave from `at` on."""
+        """Record that a poll of `job` failed; another one may leave from `at` on."""
         ...
 
     def release(self, job: ScheduledJob, *, ended: int | None, lost: bool) -> None:
-        """Poll `job` no longer: it `ended`, or was `lost`, or its end is unknown."""
+        """Stop polling `job`: it `ended`, or was `lost`, or its end is unknown."""
         ...
 
 
 class PollQueue:
-    """Tasks to poll beside the reserved polls, by when: announced ones, and overdue ones."""
+    """Tasks to poll beside their reserved polls, by time: announced and overdue ones."""
 
     def __init__(self) -> None:
         self._queue: list[tuple[int, int, ScheduledJob]] = []
 
     def put(self, job: ScheduledJob, at: int) -> None:
-        """Poll the task of `job` at `at`, and not at the time that was set before."""
+        """Poll the task of `job` at `at`; an earlier call no longer counts."""
         job.ask_at = at
         heapq.heappush(self._queue, (at, job.ref, job))
 
     def wakes(self) -> int:
-        """When the next task is to be polled."""
+        """Return when the next task is to be polled."""
         return self._queue[0][0] if self._queue else NEVER
 
     def first(self) -> int:
-        """The ref of the task that is polled next."""
+        """Return the ref of the task that is polled next."""
         return self._queue[0][1]
 
     def tidy(self) -> None:
-        """Drop from the head what no longer holds."""
+        """Drop invalid entries from the head of the queue."""
         while self._queue and (
             self._queue[0][2].ask_at != self._queue[0][0]
             or self._queue[0][2].state is not JobState.RUNNING
@@ -118,36 +118,36 @@ class PollQueue:
 
 
 class ExtraPolls:
-    """Which tasks are polled beside their reserved polls, and when.
+    """Retries and early polls, which leave beside the reserved polls.
 
-    `lease` and `interval` as in `Polling`. `tries`, `early` and `likely` are heaps of when, which
-    task (by ref) and its job; their heads are true after `tidy`, at `NEVER` where there is none.
+    `lease` and `interval` are those of `Polling`. `tries`, `early` and `likely` are heaps of (time,
+    ref, job). Their heads are valid after `tidy`; the time is `NEVER` where a heap has no task.
     """
 
     def __init__(self, pacer: Pacer, *, lease: int, interval: int) -> None:
         self._pacer = pacer
         self.lease = lease
         self.interval = interval
-        # Whether an early poll finds ends sooner: not while the vendor announces them.
+        # Whether early polls are useful. They are not while the vendor announces ends.
         self.eager = True
-        # Tasks that are polled early to see a first end of their kind, and when the next one is.
+        # Tasks that are polled early to find a first end of their kind, and when the next is.
         self._scouts: dict[int, ScheduledJob] = {}
         self._scout_at = 0
-        # To be sent again; may be polled early; has probably ended.
+        # Polls to retry; tasks that may be polled early; tasks that have probably ended.
         self.tries: list[tuple[int, int, ScheduledJob]] = [(NEVER, -1, _LAST)]
         self.early: list[tuple[int, int, ScheduledJob]] = [(NEVER, -1, _LAST)]
         self.likely: list[tuple[int, int, ScheduledJob]] = [(NEVER, -1, _LAST)]
 
     def try_at(self) -> int:
-        """When a poll is to be sent again."""
+        """Return when the next poll is to be retried."""
         return self.tries[0][0]
 
     def early_at(self) -> int:
-        """When a task may be polled before its reserved poll."""
+        """Return when the next task may be polled before its reserved poll."""
         return self.early[0][0]
 
     def likely_at(self) -> int:
-        """When a task has probably ended."""
+        """Return when the next task has probably ended."""
         return self.likely[0][0]
 
     def created(self, job: ScheduledJob) -> None:
@@ -156,19 +156,19 @@ class ExtraPolls:
         self._early_at(job, job.accepted + job.interval)
 
     def left(self, job: ScheduledJob, now: int) -> None:
-        """Record that a poll leaves; without an answer another one is sent beside it."""
+        """Record that a poll leaves; while it has no answer another one is sent later."""
         job.last_left, job.early_at, job.likely_at = now, None, None
         self.failed(job, now + self._pacer.network.patience)
 
     def failed(self, job: ScheduledJob, at: int) -> None:
-        """Send a poll again at `at` if the lease would not hold until the next reserved poll."""
+        """Retry a poll at `at` if the lease would end before the next reserved poll."""
         end = job.accepted + self.lease
         if job.tries:
-            # The first retry may leave at once; the others share what is left of the lease, since
-            # what fails now may pass in half a second.
+            # The first retry may leave at once. The others share the rest of the lease, since a
+            # failure may pass in half a second.
             at = max(at, job.last_left + (end - job.last_left) // (MOST_TRIES - job.tries + 1))
-        # The next reserved poll renews the lease in time unless the one before it failed: then its
-        # retries come at once, since the cycle leaves room for them.
+        # The next reserved poll renews the lease in time, unless the reserved poll before it
+        # failed. Then the retries leave soon, since the cycle leaves room for them.
         table = self._pacer.table
         if (
             at < end
@@ -183,17 +183,17 @@ class ExtraPolls:
     def renewed(
         self, job: ScheduledJob, left: int, interval: int | None, age: int, now: int
     ) -> None:
-        """A poll that left at `left` renewed the lease; `interval` is what the vendor asks for.
+        """Record that a poll that left at `left` renewed the lease.
 
-        A later poll may still be unanswered, and its retry stays where the lease needs it. The
-        interval is kept between half a second and the cycle. Where requests are not plenty, a
-        seventh of the task's age passes first: polling an old task often tells little, and the
-        delay is in proportion to its age.
+        `interval` is the one that the vendor asks for. It is kept between half a second and the
+        cycle. A later poll may still be unanswered; its retry stays if the lease needs it. Where
+        requests are scarce, a seventh of the task's age passes before an early poll: frequent polls
+        of an old task reveal little, and the delay is in proportion to its age.
         """
         job.doubted, job.accepted = False, max(job.accepted, left)
         table = self._pacer.table
         if table.lapsed(job.ref):
-            # Nothing is reserved any longer: a poll leaves if there is room when it must.
+            # Nothing is reserved for it, so it is polled as a retry where there is room.
             job.tries = 0
             self.failed(job, max(now, job.last_left + table.cycle * SLOT))
         elif job.try_at is not None:
@@ -206,7 +206,7 @@ class ExtraPolls:
     def expect_end(self, job: ScheduledJob, at: int | None) -> None:
         """Poll at `at`, when the task has probably ended (None: unknown).
 
-        Not if the reserved poll follows soon enough.
+        There is no such poll if the reserved poll follows soon.
         """
         job.likely_at = None
         if at is not None and self.eager:
@@ -216,9 +216,10 @@ class ExtraPolls:
                 heapq.heappush(self.likely, (at, job.ref, job))
 
     def scout(self, job: ScheduledJob, created: int) -> None:
-        """Poll `job` early to see a first end where polls are rare: before it little is created.
+        """Poll `job` early to find a first end of its kind, where polls are rare.
 
-        The tasks of unknown kinds take turns: one a second at first, and fewer as they grow old.
+        Few tasks are created before a first end is known. The tasks of kinds without one take
+        turns: one is polled each second at first, and fewer as they grow old.
         """
         if not self._pacer.rare:
             job.likely_at = None
@@ -231,21 +232,21 @@ class ExtraPolls:
             self._scouts[job.ref] = job
 
     def scouted(self) -> list[ScheduledJob]:
-        """The jobs that were to be polled for a first end; they are not any longer."""
+        """Return the jobs that wait for a poll to find a first end, and forget them."""
         jobs = [*self._scouts.values()]
         self._scouts.clear()
         return jobs
 
     def forget(self, ref: int) -> None:
-        """Poll `ref` no longer for a first end."""
+        """Do not poll `ref` to find a first end."""
         self._scouts.pop(ref, None)
 
     def scouts(self, ref: int) -> bool:
-        """Whether `ref` is to be polled for a first end."""
+        """Return whether `ref` is to be polled to find a first end."""
         return ref in self._scouts
 
     def tidy(self) -> None:
-        """Drop from the heads of the queues what no longer holds."""
+        """Drop invalid entries from the heads of the queues."""
         tries, early, likely = self.tries, self.early, self.likely
         while tries[0][2].try_at != tries[0][0]:
             heapq.heappop(tries)
@@ -255,15 +256,15 @@ class ExtraPolls:
             heapq.heappop(likely)
 
     def _usual(self, job: ScheduledJob) -> int:
-        """The interval between polls of `job` where their answers name none."""
+        """Return the interval between polls of `job` where the answers name none."""
         return self.interval if job.given_interval is None else self._clamped(job.given_interval)
 
     def _clamped(self, interval: int) -> int:
-        """Keep an interval that the vendor names between half a second and the cycle."""
+        """Clamp the vendor's interval to half a second at least and the cycle at most."""
         return min(max(interval, _LEAST_INTERVAL), self._pacer.table.cycle * SLOT)
 
     def _early_at(self, job: ScheduledJob, at: int) -> None:
-        """Allow a poll before the reserved one; while the key is contended, one in mid-lease."""
+        """Allow a poll before the reserved one, in mid-lease while the key is contended."""
         contended = self._pacer.allowance.contended_until > job.last_left
         if contended:
             at = min(at, job.accepted + self.lease * 6 // 10)
@@ -275,11 +276,10 @@ class ExtraPolls:
 
 
 class LeasePolling:
-    """Keeps tasks alive whatever their durations.
+    """The strategy that polls each task inside its lease, whatever its duration is.
 
-    See `AdmissionController`, `Timetable` and `ExtraPolls`.
-
-    `lease`, `interval`, `insured` and `give_up` as in `Polling`; `counts` tells of polls.
+    See `AdmissionController`, `Timetable` and `ExtraPolls`. `lease`, `interval`, `insured` and
+    `give_up` are those of `Polling`. `counts` holds the numbers of late polls and of retries.
     """
 
     def __init__(
@@ -303,11 +303,11 @@ class LeasePolling:
 
     @property
     def held(self) -> int:
-        """Always 0: what its tasks need is reserved."""
+        """0, since all requests that its tasks need are reserved."""
         return 0
 
     def admits(self, job: ScheduledJob, now: int, limit: int) -> bool:
-        """Whether all polls fit that would be reserved for it."""
+        """Return whether all polls fit that must be reserved for it."""
         return self.admission.admits(job, now, limit)
 
     def created(self, job: ScheduledJob, now: int) -> None:
@@ -315,7 +315,7 @@ class LeasePolling:
         self.admission.created(job, now)
 
     def accepted(self, job: ScheduledJob, now: int) -> None:
-        """Let its reserved polls leave from now on."""
+        """Allow its reserved polls to leave from now on."""
         self._table.arm(job.ref)
         self.admission.accepted(job.ref, now)
         self.extra_polls.created(job)
@@ -338,7 +338,7 @@ class LeasePolling:
         self.extra_polls.left(job, now)
 
     def runs(self, job: ScheduledJob, left: int, interval: int | None, now: int) -> None:
-        """Renew its lease; an announced task is polled again at its interval."""
+        """Renew its lease, and poll an announced task again after its interval."""
         self.admission.runs(job.ref, left, now)
         age = now - job.given_up + job.gives_up_after(self._give_up)
         self.extra_polls.renewed(job, left, interval, age, now)
@@ -347,7 +347,7 @@ class LeasePolling:
             self._poll_queue.put(job, now + pause(job))
 
     def reviewed(self) -> None:
-        """Expect ends of the tasks whose kind is known since the last review."""
+        """Schedule early polls for tasks whose kind has had its first end since the last review."""
         if self.admission.discovered != self._discovered:
             self._discovered = self.admission.discovered
             for job in self.extra_polls.scouted():
@@ -360,16 +360,16 @@ class LeasePolling:
             self.extra_polls.scout(job, self.admission.facts(job.ref)[0])
 
     def failed(self, job: ScheduledJob, at: int) -> None:
-        """Send another poll inside the lease if the next reserved one comes too late."""
+        """Retry inside the lease if the next reserved poll comes too late."""
         self.extra_polls.failed(job, at)
         if job.announced:
-            # Its end is near: do not wait for the next reserved poll.
+            # The task has ended or ends soon: do not wait for the next reserved poll.
             self._poll_queue.put(job, at + pause(job))
 
     def release(self, job: ScheduledJob, *, ended: int | None, lost: bool) -> None:
         """Free its reserved polls."""
         if ended is not None:
-            # Whether the vendor still announces ends.
+            # Early polls are useful only where the vendor did not announce this end.
             self.extra_polls.eager = not job.announced
         self.admission.release(job.ref, ended=ended, lost=lost)
         self.extra_polls.forget(job.ref)
@@ -377,12 +377,12 @@ class LeasePolling:
 
 
 class WebhookPolling:
-    """Leaves tasks alone until they are announced; it renews no lease.
+    """The strategy that polls a task only after its notification; it renews no lease.
 
-    A task holds the request that asks for its result, or more of them where tasks are announced too
-    early. A task without a notification is polled once it has lasted twice as long as the longest
-    of its kind that was announced lately (at first: the documented duration), then more and more
-    rarely, and once more before it is given up.
+    A task holds the request for its result, or more where tasks are announced too early. A task
+    without a notification is polled after twice the longest duration of its kind that was announced
+    recently (at first: the documented duration), then at growing intervals, and once more before it
+    is given up.
     """
 
     def __init__(self, pacer: Pacer, poll_queue: PollQueue, *, interval: int) -> None:
@@ -391,21 +391,21 @@ class WebhookPolling:
         self._interval = interval
         self._tasks: dict[int, int] = {}
         self._longest: dict[TaskKind, int] = {}
-        self._vain, self._ended = 0, 0
+        self._wasted, self._ended = 0, 0
 
     @property
     def held(self) -> int:
-        """A request for each task's result, and those that will be sent in vain.
+        """The requests for the results of all tasks, and the expected number of wasted polls.
 
-        As many vain ones for each task as lately, and a margin for small numbers; one for each
-        until more is known.
+        The expected number is that of recent tasks, with a margin for small numbers. Without
+        observations it is one for each task.
         """
         count, known = len(self._tasks), self._ended + _SUPPOSED
-        vain = min(-(-count * (self._vain + _SUPPOSED) // known), _MOST_IN_VAIN * count)
-        return count + vain + 2 * isqrt(vain)
+        wasted = min(-(-count * (self._wasted + _SUPPOSED) // known), _MOST_WASTED * count)
+        return count + wasted + 2 * isqrt(wasted)
 
-    def admits(self, job: ScheduledJob, now: int, limit: int) -> bool:  # noqa: ARG002 - another's business
-        """Whether its creation and its result fit beside the results of other tasks."""
+    def admits(self, job: ScheduledJob, now: int, limit: int) -> bool:  # noqa: ARG002 - all jobs need the same
+        """Return whether its creation and its result fit beside the results of other tasks."""
         return self._account.fits(now, 2 + self.held, limit)
 
     def created(self, job: ScheduledJob, now: int) -> None:
@@ -413,47 +413,47 @@ class WebhookPolling:
         self._tasks[job.ref] = now
 
     def accepted(self, job: ScheduledJob, now: int) -> None:
-        """Poll it when it is long overdue."""
+        """Schedule a poll for when it is long overdue."""
         job.interval = self._interval
         self._ask(job, now + _OVERDUE * self._lasts(job), now)
 
     def left(self, job: ScheduledJob, now: int) -> None:
-        """Record that a poll leaves; without an answer another one is sent after a while."""
+        """Record that a poll leaves; another one follows later if it has no answer."""
         job.accepted = job.last_left = now
         self._ask(job, now + 2 * _SOON, now)
 
     def runs(self, job: ScheduledJob, left: int, interval: int | None, now: int) -> None:  # noqa: ARG002
-        """Poll it again later: it was announced too early, or it is slow."""
-        self._vain += job.announced > 0
+        """Poll it again later, since it was announced too early or is slow."""
+        self._wasted += job.announced > 0
         job.doubted, job.tries = False, 0
         lasted = now - self._tasks[job.ref]
         self._ask(job, now + (pause(job) if job.announced else max(_UNKNOWN, lasted // 2)), now)
 
     def failed(self, job: ScheduledJob, at: int) -> None:
-        """Poll again soon, then more and more rarely: an outage must not cost the window."""
-        self._vain += 1
+        """Poll again soon, then at growing intervals, to save the window during an outage."""
+        self._wasted += 1
         job.tries += 1
         self._ask(job, at + min(_SOON << min(job.tries - 1, 10), _LONGEST), at)
 
     def release(self, job: ScheduledJob, *, ended: int | None, lost: bool) -> None:  # noqa: ARG002 - as above
-        """Forget it; how long it lasted tells when others are overdue."""
+        """Forget it, and learn from its duration when others are overdue."""
         began = self._tasks.pop(job.ref)
         job.ask_at, job.tries = None, 0
         self._ended += 1
-        if self._ended >= _OF_LATE:
-            self._ended, self._vain = self._ended // 2, self._vain // 2
+        if self._ended >= _RECENT:
+            self._ended, self._wasted = self._ended // 2, self._wasted // 2
         if ended is not None and job.announced:
-            # Else a poll found its end, which may be long ago. The first tasks that end are the
-            # shortest, so the documented duration fades only slowly.
+            # An end that a poll found may be long ago, so it does not count. The first tasks that
+            # end are the shortest, so the documented duration decays slowly.
             self._longest[job.kind] = max(self._lasts(job) * 63 // 64, ended - began)
 
     def _lasts(self, job: ScheduledJob) -> int:
-        """How long tasks like that of `job` last at most."""
+        """Return how long tasks of the same kind as that of `job` last at most."""
         usual = _UNKNOWN if job.kind.usual is None else job.kind.usual[1]
         return self._longest.get(job.kind, usual)
 
     def _ask(self, job: ScheduledJob, at: int, now: int) -> None:
-        """Poll at `at`, or sooner so that there is time for a retry before it is given up."""
+        """Poll at `at`, or sooner if that leaves no time for a retry before it is given up."""
         half = max((job.given_up - now) // 2, self._interval)
         last = max(job.given_up - 2 * _SOON, now + half)
         self._poll_queue.put(job, min(at, last))
@@ -462,7 +462,7 @@ class WebhookPolling:
 def strategies(
     pacer: Pacer, poll_queue: PollQueue, polling: Polling
 ) -> tuple[LeasePolling, PollingStrategy]:
-    """The strategy that keeps tasks alive, and the one that `Polling.completion` selects."""
+    """Return the lease strategy, and the one that `Polling.completion` selects."""
     interval = round(polling.interval * SECOND)
     keeping = LeasePolling(
         pacer,
@@ -478,6 +478,6 @@ def strategies(
 
 
 def pause(job: ScheduledJob) -> int:
-    """The pause before an announced task that still runs is polled again: longer each time."""
+    """Return how long an announced task that still runs is not polled; it grows each time."""
     job.announced += 1
     return min(job.interval << min(job.announced - 2, 10), _LONGEST)

@@ -1,10 +1,12 @@
-"""Queue what precedes a task, which is registering and uploading its picture, and queries.
+"""Queue registrations and uploads of pictures, and queries.
 
 One call registers up to 20 files and costs one request of the window, so a picture costs a
-twentieth of one; where the vendor refuses so many, half as many are tried. The bytes go to another
-host and cost none (contract: The flow of one picture).
-Neither spends units, so both are simply repeated when they fail. Queries are no jobs: templates,
-units, prices, history, delete. They use the same window. All times are integer microseconds.
+twentieth of a request. Where the vendor refuses that many, half as many are tried. The bytes go to
+another host and cost no request (contract: The flow of one picture). Neither step spends units, so
+both are repeated when they fail.
+
+Queries (templates, units, prices, history, delete) are not jobs. They use the same window. All
+times are integer microseconds.
 """
 
 from __future__ import annotations
@@ -27,14 +29,16 @@ _LINGER = SECOND // 10
 """How long a registration waits for more files."""
 _MOST_FAILURES: Final = 6
 _MOST_UPLOADS = 24
-"""Concurrent uploads: the other host may be slow, and each holds a piece of a picture."""
+"""The number of concurrent uploads: the other host may be slow, and each holds a piece of a
+picture in memory.
+"""
 _URGENT: Final = 60 * SECOND
-"""An urgent query that has no answer after this time ends: other creations wait for it."""
+"""How long an urgent query may have no answer before it ends, since creations wait for it."""
 _MOST_FILES: Final = 20_000
-"""File ids that are remembered, to find one that the vendor gives twice."""
+"""The number of file ids that are remembered, to find one that the vendor gives twice."""
 _LONGEST_PAUSE = 30 * SECOND
 _DOUBLINGS = 10
-"""Pauses start at half a second and double so often at most."""
+"""How often a pause doubles at most. The first one is half a second."""
 
 Prepared: TypeAlias = tuple[list[ScheduledJob], list[tuple[ScheduledJob, PerfectError]]]
 """Jobs that became ready, and jobs that ended with their errors."""
@@ -43,11 +47,11 @@ Prepared: TypeAlias = tuple[list[ScheduledJob], list[tuple[ScheduledJob, Perfect
 class UploadQueue:
     """The jobs whose pictures are not at the vendor yet.
 
-    A further picture of a job (`ScheduledJob.parts`) waits as a job of its own would, and its end
-    is that of its job. `files_per_call` is how many files one registration holds at first; it is
-    halved when the vendor refuses that many. Where the universal path is missing each feature has
-    registrations of its own. `waiting` are the pictures without a registration, `under_way` is how
-    many are being prepared, `jobs` is how many jobs have pictures here.
+    A further picture of a job (`ScheduledJob.parts`) waits like a job of its own, and its end is
+    the end of its job. `files_per_call` is how many files one registration holds at first. It is
+    halved when the vendor refuses that many. Where the universal path is missing, each feature has
+    its own registrations. `waiting` are the pictures without a registration. `under_way` is how
+    many are being prepared. `jobs` is how many jobs have pictures here.
     """
 
     def __init__(self, files_per_call: int) -> None:
@@ -57,15 +61,15 @@ class UploadQueue:
         self._since = 0
         self._registering: dict[int, tuple[ScheduledJob, ...]] = {}
         self._sent = 0
-        # Pictures that are being registered or uploaded, or registered and not uploaded.
+        # The number of pictures that are being registered or uploaded, or wait for their upload.
         self.under_way = 0
         self._queued: list[tuple[int, int, ScheduledJob]] = []
         self._uploading: dict[int, ScheduledJob] = {}
         self._jobs: set[int] = set()
-        # Files that are registered one by one, and the jobs by the ids that the vendor gave them.
+        # Files that are registered one by one, and the job of each file id of the vendor.
         self._single: set[int] = set()
         self._given: dict[str, int] = {}
-        # Uploads without an answer since the last answered one, and when the next may leave.
+        # The uploads without an answer since the last answered one, and when the next may start.
         self._troubles = 0
         self._hold = 0
 
@@ -74,21 +78,21 @@ class UploadQueue:
 
     @property
     def jobs(self) -> int:
-        """How many jobs are not ready yet."""
+        """The number of jobs that are not ready yet."""
         return len(self._jobs)
 
     def _count(self) -> None:
         self.under_way = self._sent + len(self._queued) + len(self._uploading)
 
     def add(self, job: ScheduledJob, now: int) -> None:
-        """Take in a job whose pictures must be registered and uploaded."""
+        """Add a job whose pictures must be registered and uploaded."""
         if not self.waiting:
             self._since = now
         self.waiting.extend((job, *job.parts))
         self._jobs.add(job.ref)
 
     def remove(self, jobs: Iterable[ScheduledJob]) -> None:
-        """Drop these jobs; the answers of their requests under way change nothing."""
+        """Drop these jobs. Later answers to their requests change nothing."""
         dropped = tuple(jobs)
         if not dropped:
             return
@@ -104,9 +108,10 @@ class UploadQueue:
         self._count()
 
     def registration(self, now: int, *, partly: bool) -> tuple[tuple[int, ...], str | None] | None:
-        """The files to register now and the feature whose path to use, None for the universal one.
+        """Return the files to register now, and the feature whose path to use.
 
-        `partly`: fewer files than one call holds are worth a call.
+        The feature is None for the universal path. With `partly` fewer files than one call holds
+        are registered as well. Return None if nothing is to be registered now.
         """
         if now < self.registration_at() or not (partly or len(self.waiting) >= self._files):
             return None
@@ -127,25 +132,25 @@ class UploadQueue:
         return tuple(refs), feature
 
     def registration_at(self) -> int:
-        """When files may be registered, if fewer than one call holds are worth it."""
+        """Return when files may be registered, full call or not."""
         if not self.waiting:
             return NEVER
         return self._since if len(self.waiting) >= self._files else self._since + _LINGER
 
     def upload_at(self) -> int:
-        """When the next picture may be uploaded."""
-        # While the other host answers nothing, one upload at a time finds out when it does.
+        """Return when the next picture may be uploaded."""
+        # While the other host does not answer, one upload at a time probes it.
         most = 1 if self._troubles else _MOST_UPLOADS
         if not self._queued or len(self._uploading) >= most:
             return NEVER
         return max(self._queued[0][0], self._hold)
 
     def next_upload(self) -> int:
-        """The ref of the job whose picture is uploaded next."""
+        """Return the ref of the job whose picture is uploaded next."""
         return self._queued[0][1]
 
     def issued(self, command: ev.Register | ev.Upload, now: int) -> None:
-        """Record that a registration or an upload leaves."""
+        """Record that a registration or an upload is sent."""
         match command:
             case ev.Register():
                 refs, jobs, others = set(command.refs), list[ScheduledJob](), list[ScheduledJob]()
@@ -167,13 +172,13 @@ class UploadQueue:
         self._count()
 
     def on_response(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> Prepared:
-        """Take the answer of `command`."""
+        """Process the answer to `command`; return the jobs that are ready or ended by it."""
         uploaded, failed = self._responded(command, event, now)
         jobs = [job.whole or job for job in uploaded]
         ready = [job for job in jobs if job.uploaded]
         for job in ready:
             job.move(event, JobState.READY)
-        # The failure of one picture is that of its job, and one job ends once.
+        # The failure of one picture ends its job, and a job ends once.
         ended = {(job.whole or job).ref: (job.whole or job, error) for job, error in failed}
         self.remove(job for job, _ in ended.values())
         self._jobs.difference_update(job.ref for job in ready)
@@ -182,7 +187,7 @@ class UploadQueue:
 
     def _responded(self, command: ev.Register | ev.Upload, event: ev.Answer, now: int) -> Prepared:
         if isinstance(command, ev.Register):
-            # Jobs that ended meanwhile (cancelled, the client closed) no longer count.
+            # Jobs that ended meanwhile (cancelled, or the client closed) are left out.
             jobs = self._registering.pop(command.number)
             self._sent -= len(jobs)
             left = [job for job in jobs if job.state is JobState.REGISTERING]
@@ -204,14 +209,14 @@ class UploadQueue:
             case ev.Refused(status=404) if command.feature is None:
                 self._universal = False
             case ev.Refused() if len(command.refs) > 1:
-                # Too many for one call, or one of them is refused: fewer at once will tell.
+                # There are too many for one call, or one of them is refused: try fewer at once.
                 self._files = max(1, min(self._files, len(command.refs) // 2))
             case ev.Refused() | ev.KeyRefused():
-                # The file is refused, not their number.
+                # The file is refused, and not the number of files.
                 self._files = self._files_most
                 return [], self._ended(jobs, event)
             case ev.NotSent() | ev.NoAnswer():
-                # An outage is not the fault of the pictures: only the first one counts it.
+                # An outage is not the fault of the pictures, so only the first one counts it.
                 if jobs:
                     jobs[0].failures += 1
                     if jobs[0].failures >= _MOST_FAILURES:
@@ -224,9 +229,10 @@ class UploadQueue:
     def _granted(
         self, jobs: list[ScheduledJob], command: ev.Register, event: ev.Registered, now: int
     ) -> Prepared:
-        """Queue the uploads, but register again, one by one, files whose id was given before.
+        """Queue the uploads; register files again whose id was given before, one by one.
 
-        Two files under one id would be one picture: the later upload replaces the earlier one.
+        Two files under one id would be one picture, since the later upload replaces the earlier
+        one.
         """
         ids = {ref: grant.file_id for ref, grant in zip(command.refs, event.grants, strict=True)}
         counts = Counter(ids.values())
@@ -243,7 +249,7 @@ class UploadQueue:
         while len(self._given) > _MOST_FILES:
             del self._given[next(iter(self._given))]
         hopeless = [job for job in repeated if job.failures >= _MOST_FAILURES]
-        error = BadAnswer("The vendor gives one file id to several pictures, again and again.")
+        error = BadAnswer("The vendor repeatedly gave one file id to several pictures.")
         again = [job for job in repeated if job.failures < _MOST_FAILURES]
         self._single.update(job.ref for job in again)
         self._single.difference_update(job.ref for job in jobs if job not in again)
@@ -262,7 +268,7 @@ class UploadQueue:
             case ev.Refused(error=JobRefused()):
                 return [], self._ended([job], event)
             case ev.Refused():
-                # The signed URL no longer serves (it lives two hours): register again.
+                # The signed URL is no longer valid (it expires after two hours): register again.
                 job.failures += 1
                 if job.failures >= _MOST_FAILURES:
                     return [], self._ended([job], event)
@@ -272,12 +278,12 @@ class UploadQueue:
                 if job.failures >= _MOST_FAILURES:
                     return [], self._ended([job], event)
                 job.move(event, JobState.REGISTERED)
-                # Behind the uploads that were not tried yet.
+                # It goes behind the uploads that were not tried yet.
                 heapq.heappush(self._queued, (now, job.ref, job))
                 return [], []
 
     def _again(self, jobs: list[ScheduledJob], event: ev.Answer, now: int) -> Prepared:
-        """Put jobs back to the head of those that wait, in their order."""
+        """Put jobs back at the head of the waiting ones, in their order."""
         for job in jobs:
             job.move(event, JobState.WAITING)
         self.waiting.extendleft(reversed(jobs))
@@ -294,11 +300,11 @@ class UploadQueue:
 
 @attrs.define(eq=False)
 class Query:
-    """One query, which came at `since`.
+    """One query, which was added at `since`.
 
-    `repeats`: it may be sent twice. `urgent`: it leaves before earlier ones and before any
-    creation, and ends after a minute, since creations wait for it. `lasting`: it is sent also while
-    its channel closes. `error` is the last failure.
+    A query that `repeats` may be sent twice. An `urgent` one is sent before earlier ones and before
+    any creation, and ends after a minute, since creations wait for it. A `lasting` one is also sent
+    while its channel closes. `error` is its last failure.
     """
 
     ref: int
@@ -312,7 +318,7 @@ class Query:
 
 
 class QueryQueue:
-    """The queries that are `waiting`, in the order in which they came, and those under way."""
+    """The queries that are `waiting`, in the order they were added in, and those under way."""
 
     def __init__(self) -> None:
         self.waiting: deque[Query] = deque()
@@ -322,11 +328,11 @@ class QueryQueue:
         return ref in self._known
 
     def channel(self, ref: int) -> int:
-        """The channel of query `ref`."""
+        """Return the channel of query `ref`."""
         return self._known[ref].channel
 
     def add(self, query: Query) -> None:
-        """Take a query in."""
+        """Add a query."""
         self._known[query.ref] = query
         if query.urgent:
             self.waiting.appendleft(query)
@@ -334,20 +340,20 @@ class QueryQueue:
             self.waiting.append(query)
 
     def issued(self) -> None:
-        """Take out the first waiting query, which leaves."""
+        """Remove the first waiting query, which is being sent."""
         self.waiting.popleft()
 
     def forget(self, query: Query) -> None:
-        """Forget `query`, whose end was reported."""
+        """Forget `query` after its end was reported."""
         del self._known[query.ref]
 
     def on_response(
         self, command: ev.Ask, event: ev.Answer, now: int, *, again: bool
     ) -> tuple[Query, PerfectError] | None:
-        """Take the answer of `command`; gives the query and the error where it ended without one.
+        """Process the answer to `command`; return the query and its error if the query failed.
 
-        A query costs nothing but a request, so what may pass is sent `again`, while the client is
-        open.
+        A query costs only a request, so one whose failure may pass is sent again. `again` is
+        whether its channel is open.
         """
         query = self._known[command.ref]
         match event:
@@ -368,25 +374,25 @@ class QueryQueue:
                 return None
 
     def expires_at(self) -> int:
-        """When an urgent query that still waits ends."""
+        """Return when an urgent query that still waits must end."""
         if not self.waiting:
             return NEVER
         return min((each.since + _URGENT for each in self.waiting if each.urgent), default=NEVER)
 
     def expired(self) -> tuple[int, PerfectError]:
-        """The ref of the urgent query that waited too long, and why it ends."""
+        """Return the ref of the urgent query that waited too long, and its error."""
         query = min((each for each in self.waiting if each.urgent), key=lambda each: each.since)
         message = f"The limits of the key left no room for a query for {_URGENT // SECOND} s."
         return query.ref, query.error or RateLimited(message)
 
     def expire(self, ref: int) -> Query:
-        """Take query `ref` out of the queue; call `forget` next."""
+        """Remove query `ref` from the queue and return it; call `forget` next."""
         query = self._known[ref]
         self.waiting.remove(query)
         return query
 
     def cancel(self, ref: int) -> None:
-        """Do not send query `ref`, or not again: nobody waits for it."""
+        """Do not send query `ref` (again), since its caller no longer waits for it."""
         query = self._known.get(ref)
         if query is None:
             return
@@ -397,7 +403,7 @@ class QueryQueue:
             query.failures = _MOST_FAILURES
 
     def close(self, channel: int, *, aborted: bool = False) -> list[Query]:
-        """Take out the waiting queries of `channel`; lasting ones only if it is `aborted`."""
+        """Remove and return the waiting queries of `channel`, lasting ones only if `aborted`."""
         for query in self._known.values():
             query.lasting &= query.channel != channel or not aborted
         ended = [each for each in self.waiting if each.channel == channel and not each.lasting]

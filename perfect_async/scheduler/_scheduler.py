@@ -1,21 +1,21 @@
 """Decide which request leaves next, and when to ask again.
 
-The scheduler is a value that takes events and answers a question. `receive(event, now)` is the only
-call that changes it; `due(now)` says what to do, and asking twice changes nothing; `wakes_at(now)`
-says when to ask again if no event comes. It keeps the only account of requests (the timetable), so
-a retry is a new command that it may or may not afford.
+`Scheduler.receive(event, now)` is the only call that changes the state. `due(now)` returns the next
+command and changes nothing. `wakes_at(now)` returns when to ask again if no event comes. The
+scheduler keeps the only account of requests (the timetable), so each retry is a new command that
+must fit into the limits.
 
-What may be due comes from one ranked list of sources:
+The commands come from a list of sources, in the order of their priority:
 
-1. reports of ends, and tasks that are too old: they cost no request;
-2. reserved polls, each in its slot; an overdue one leaves as soon as the second has room;
-3. retries: a poll that failed or is silent is sent again inside its lease, from the requests that
-   are not reserved; the first polls of adopted tasks, whose lease is unknown; tasks that the vendor
-   has announced to have ended, or that are long overdue;
-4. uploads: they cost no request;
-5. a query that has waited for long, creations, and registrations far enough ahead that no creation
-   waits for one;
-6. other queries; early polls, when the budget holds more than the work that waits.
+1. Reports of ends, and of tasks that are too old. They cost no request.
+2. Reserved polls, each in its slot. An overdue one leaves as soon as the second has room.
+3. Retries of polls that failed or have no answer, inside the lease, from the requests that are not
+   reserved. First polls of adopted tasks, whose lease is unknown. Polls of tasks whose end was
+   announced, or that are long overdue.
+4. Uploads. They cost no request.
+5. A query that has waited for long, creations, and enough registrations that no creation waits for
+   one.
+6. Other queries. Early polls, while the window holds more than the waiting work needs.
 
 All times are integer microseconds of one clock, which the driver chooses.
 """
@@ -43,39 +43,44 @@ if TYPE_CHECKING:
 __all__ = ["NEVER", "IllegalEvent", "Scheduler"]
 
 _AHEAD: Final = 4
-"""Pictures ready or under way, below which registering comes before creating (or a second's worth).
+"""The number of pictures ready or under way below which registrations come before creations.
+
+It is the limit per second where that is more.
 """
 _LEAST_AHEAD: Final = 88
-"""So many jobs take more requests than a window holds: the plan has to know (`Pacer.expect`)."""
+"""The jobs to hand over at least. They need more requests than a window holds, and the plan must
+know that (`Pacer.expect`).
+"""
 _MOST_AHEAD: Final = 240
-"""Jobs that are known before they are created, whatever the limits: each may hold a picture."""
+"""The jobs to hand over at most, whatever the limits are, since each may hold a picture."""
 _PATIENT: Final = 15 * SECOND
-"""A query that has waited for so long comes before creations."""
+"""How long a query waits before it is sent ahead of creations."""
 _KNOWN: Final = 20
-"""Jobs that must have ended before their average cost counts."""
+"""The number of jobs that must have ended before their average cost is used."""
 
 
 _UNKNOWN: Final = 120 * SECOND
-"""How long a task lasts of which nothing is documented and none has ended."""
+"""The assumed duration of a task if no duration is documented and none was observed."""
 
 
 _RESCUE: Final = 5
-"""Where among the urgent sources the polls for other members come: after those of our own tasks."""
+"""The index of the polls for other members among the urgent sources, after those of our tasks."""
 _INSIST: Final = SECOND // 2
-"""How long the lock is tried for a poll that another member may have sent already."""
+"""How long the lock must be tried before a poll leaves that another member may have sent."""
 
 
 class Scheduler:
-    """Decides for all jobs on one key and host.
+    """Decides which command is due, for all jobs on one key and host.
 
-    `limits` and `polling` are the settings of the same names; `engine_retries` is how often a
-    passing failure of the engine is tried again as a new task; `files_per_call` how many files one
-    registration holds at first. Raises `ConfigurationError` where not even one task could be kept
-    alive.
+    `limits` and `polling` are the settings of the same names. `engine_retries` is how often a job
+    whose engine failed is tried again as a new task, if the failure may pass. `files_per_call` is
+    how many files one registration holds at first. The constructor raises `ConfigurationError` if
+    the limits do not allow one task to be polled for as long as it may run.
 
-    `member` is its name where a ledger shares the key, and `pid` its process, for people to read.
-    Then each step begins with `LedgerRead` and ends with `changes`, while the ledger's lock is
-    held; only a reserved poll, an upload and the report of an end may leave without it.
+    Where a ledger shares the key, `member` is the scheduler's name in it, and `pid` is its process,
+    for people to read. Each step then begins with `LedgerRead` and ends with `changes`, while the
+    ledger's lock is held. Only a reserved poll, an upload and the report of an end may leave
+    without the lock.
     """
 
     def __init__(
@@ -108,7 +113,7 @@ class Scheduler:
             _Source(state.poll_queue.wakes, self._announced_poll),
             _Source(uploads.upload_at, self._upload),
         )
-        # Nothing of these is reserved, and no lease is at stake.
+        # No request of these is reserved, and no task is lost if they wait.
         self._optional: Final = (
             _Source(extra.early_at, self._contended_poll),
             _Source(state.query_at, self._urgent_query),
@@ -121,7 +126,7 @@ class Scheduler:
         )
         self._wakes: tuple[Callable[[], int], ...] = ()
         self._rank(shared=bool(member))
-        # The last answer and when it was given: only an event makes another one possible then.
+        # The last answer of `due` and its time. Only an event can change the answer for that time.
         self._answer: ev.Command | None = None
         self._answered_at: int | None = None
         if not state.can_keep_one():
@@ -135,18 +140,19 @@ class Scheduler:
         states = Counter(job.state.name.lower() for job in self._state.jobs.values())
         return f"<Scheduler {dict(states)} {self._state.table!r}>"
 
-    # The seam.
+    # The interface of the driver.
 
     def receive(self, event: ev.Event, now: int) -> None:
-        """Take `event` at `now`. Raises `IllegalEvent`, and stays as it was, if it is impossible
-        now.
+        """Process `event` at `now`.
+
+        If the event is impossible now, raise `IllegalEvent` and change nothing.
         """
         state = self._state
-        # Nearly every event is one of the first two.
+        # Nearly every event is of one of the first two kinds.
         if isinstance(event, ev.Issued):
             due = self.due(now)
             if event.command is not due and event.command != due:
-                raise IllegalEvent(f"{event.command!r} is not what is due.")
+                raise IllegalEvent(f"{event.command!r} is not the command that is due.")
             state.on_issued(event.command, now)
         elif type(event) in RESPONSES:
             state.on_response(cast("ev.Answer", event), now)
@@ -160,7 +166,7 @@ class Scheduler:
         self._answered_at = None
 
     def due(self, now: int) -> ev.Command | None:
-        """What to do at `now`, None for nothing. Report `Issued` before asking again."""
+        """Return the command to perform at `now`, or None. Report `Issued` before asking again."""
         if self._answered_at != now:
             state = self._state
             sources = self._urgent if state.is_urgent(now) else ()
@@ -171,9 +177,9 @@ class Scheduler:
         return self._answer
 
     def wakes_at(self, now: int) -> int:
-        """When `due`, which had nothing to do at `now`, may have something without an event.
+        """Return when `due` may return a command without an event, if it returned None at `now`.
 
-        It is after `now`, and `NEVER` when only an event can wake the scheduler.
+        The time is after `now`. It is `NEVER` if only an event can make a command due.
         """
         soonest, waits = NEVER, False
         for wakes in self._wakes:
@@ -182,43 +188,43 @@ class Scheduler:
             elif at < soonest:
                 soonest = at
         if self._state.silent(now):
-            # Only the end of the silence, or the answer to the request that probes, counts.
+            # Only the end of the silence, or the answer to the probing request, changes that.
             return min(soonest, max(self._state.pacer.allowance.silent_until, now + SLOT))
         return min(soonest, self._fits_at(_Moment(self._state, now))) if waits else soonest
 
     def share(self, member: str, pid: int, limits: Limits) -> None:
-        """Share the key from now on, before the first event; `limits` are those of all members."""
+        """Share the key from now on under `limits`; call it before the first event."""
         self._state.share(member, pid, limits)
         self._rank(shared=True)
 
     def unshare(self, now: int) -> None:
-        """Go on alone: the ledger cannot be used any more. What others reserved still counts."""
+        """Stop sharing the key. The reservations of other members still count."""
         self._state.unshare(self._limits, now)
         self._rank(shared=False)
         self._answered_at = None
 
     @property
     def limits(self) -> Limits:
-        """The limits that it was made with."""
+        """The limits that the scheduler was created with."""
         return self._limits
 
     def shared_limits(self) -> tuple[ev.SharedLimits, ev.SharedLimits]:
-        """Return the settings of this member, and those that hold while the others have theirs."""
+        """Return the settings of this member, and those in force for all members."""
         members = self._state.members
         return members.own_limits, members.limits
 
     @property
     def refuted_lease(self) -> float:
-        """The measured lease inside which a task was lost, in seconds; 0 where none was."""
+        """The measured lease inside which a task was lost, in seconds, or 0."""
         return self._state.refuted_lease / SECOND
 
     @property
     def lease(self) -> float:
-        """Seconds after which a task that is not polled is lost, as all members assume."""
+        """The seconds after which a task that is not polled is lost, as all members assume."""
         return self._state.lease / SECOND
 
     def occupied(self, now: int) -> int:
-        """Return how many requests occupy the window at `now`, those of all members."""
+        """Return how many requests of all members occupy the window at `now`."""
         return self._state.table.occupied(now)
 
     def busy(self) -> bool:
@@ -226,8 +232,9 @@ class Scheduler:
         return bool(self._state.jobs)
 
     def others_in_doubt(self, feature: str, age: int) -> bool:
-        """Return whether another member created a task of `feature` at most `age` ago whose id is
-        not known.
+        """Return whether another member created a task of unknown id of `feature` recently.
+
+        Recently means at most `age` ago.
         """
         return self._state.members.in_doubt(feature, age)
 
@@ -236,22 +243,23 @@ class Scheduler:
         return self._state.members.others
 
     def publish_again(self) -> None:
-        """Give all rows at the next `changes`: the last ones were not written."""
+        """Return all rows at the next `changes`, since the last ones were not written."""
         self._state.members.publish_again()
 
     def changes(self, now: int) -> tuple[ev.LedgerRow, ...]:
-        """The rows that changed since the last time, to be written before the lock is given back.
+        """Return the rows that changed since the last call, to be written under the lock.
 
-        The step is over then: until the next `LedgerRead` nothing may leave that is not reserved.
+        This ends the step. Until the next `LedgerRead` only reserved polls, uploads and reports may
+        leave.
         """
         return self._state.members.changes(now)
 
     def may_leave_unlocked(self, command: ev.Command, now: int, *, tried: int = _INSIST) -> bool:
-        """Whether `command`, which is due, may leave although the ledger's lock cannot be had.
+        """Return whether `command`, which is due, may leave without the ledger's lock.
 
-        It costs no request, or it is a reserved poll, which all members know of. One that is
-        overdue may have been sent by another member as well: it leaves only where the lock was
-        `tried` for half a second, since its lease is at stake then.
+        A command that costs no request may, and so may a reserved poll, which all members know of.
+        Another member may already have sent a poll that is overdue. Such a poll leaves only after
+        the lock was `tried` for half a second, since its task may be lost otherwise.
         """
         if isinstance(command, (ev.Settle, ev.Upload)):
             return True
@@ -263,11 +271,11 @@ class Scheduler:
         return now // SLOT < reserved[0] + RESCUE_AFTER or tried >= _INSIST
 
     def reserved_at(self) -> int:
-        """Return when the next reserved poll is due, which may leave without the lock."""
+        """Return when the next reserved poll, which may leave without the lock, is due."""
         return self._state.table.wakes()
 
     def foreign_task(self, task_id: str) -> int | None:
-        """Return the number, for `Notified`, of a running task of another member."""
+        """Return the number of another member's running task, to be used in `Notified`."""
         return self._state.members.foreign_task(task_id)
 
     def is_kept_elsewhere(self, task_id: str) -> bool:
@@ -275,7 +283,7 @@ class Scheduler:
         return self._state.members.keeps(task_id)
 
     def statistics(self) -> Statistics:
-        """Describe the state after the last event."""
+        """Return the state after the last event."""
         state, table, pacer = self._state, self._state.table, self._state.pacer
         states = Counter(job.state for job in state.jobs.values())
         return Statistics(
@@ -312,23 +320,24 @@ class Scheduler:
         )
 
     def lookahead(self) -> int:
-        """Say how many jobs that are not created yet the caller should hand over.
+        """Return how many jobs without a task the caller should hand over at most.
 
-        More than one window serves, and more where the limits are larger, but never all there are.
+        They need more requests than one window holds, and there are more where the limits are
+        larger. A long batch is not handed over at once.
         """
         return min(max(_LEAST_AHEAD, 8 * self._limits.per_second), _MOST_AHEAD)
 
     def eta(self, waiting: int, running: int) -> float | None:
-        """Estimate the seconds until so many more jobs have ended; None before any has.
+        """Estimate the seconds until so many more jobs have ended, or None before the first end.
 
-        The request budget bounds it twice: a window holds so many requests, and so many reserved
-        polls side by side. Running tasks are taken to be half done on average.
+        Two limits bound it: the requests of a window, and the tasks that can be polled side by
+        side. Running tasks are assumed to be half done on average.
         """
         state, left = self._state, waiting + running / 2
         if not left:
             return 0.0
         if not state.ended:
-            # Nothing is known but that the window is full.
+            # Only the wait for a full window is known.
             return self.window_wait() or None
         known = state.ended >= _KNOWN
         per_job = state.requests.total() / state.ended if known else float(LEAST_REQUESTS)
@@ -336,10 +345,10 @@ class Scheduler:
         return self._ends_in(left, per_job, lasts) + lasts / 2
 
     def estimate(self, jobs: Mapping[ev.TaskKind, int]) -> tuple[float, bool]:
-        """Estimate the seconds until so many more jobs of each kind have ended, if added now.
+        """Estimate the seconds until `jobs`, so many of each kind, have ended if added now.
 
-        Also return whether a task of each kind has ended here; where not, the documented duration
-        counts, or two minutes. What waits and runs already comes first.
+        Also return whether a task of each kind has ended here. For other kinds the documented
+        duration is used, or two minutes. Jobs that already wait or run come first.
         """
         state, count = self._state, sum(jobs.values())
         if not count:
@@ -353,24 +362,24 @@ class Scheduler:
         polls = math.ceil(lasts / cycle) if state.keeps_alive else 1
         waiting = state.uncreated()
         left = count + waiting + (len(state.jobs) - waiting) / 2
-        # No single task ends sooner than the longest kind does.
+        # The batch does not end before its longest kind of task.
         seconds = max(self._ends_in(left, 1 + polls, lasts) + lasts / 2, *lasting.values())
         return seconds, None not in means.values()
 
     def _ends_in(self, left: float, per_job: float, lasts: float) -> float:
-        """Estimate the seconds until `left` jobs are under way that take so many requests each.
+        """Estimate the seconds until `left` more jobs are under way.
 
-        They last `lasts` seconds.
+        Each needs `per_job` requests and lasts `lasts` seconds.
         """
         state, now = self._state, self._state.updated_at
         limit = max(1, state.pacer.allowance.limit(now))
         needed, free = left * per_job, limit - state.table.occupied(now)
-        # With webhooks a task holds its creation and its result; else a poll each cycle.
+        # With webhooks a task needs its creation and its result; otherwise a poll each cycle.
         cycle = state.table.cycle * SLOT / SECOND
         share = cycle / self._limits.period if state.keeps_alive else 0.5
         at_once = max(1.0, limit * share)
         if needed <= free and state.keeps_alive:
-            # The window holds all of it: as many side by side as their reserved polls allow.
+            # The window holds all requests, so only reserved polls limit the tasks side by side.
             at_once = max(at_once, (free - needed / 2) / state.admission.reserved_each(now))
         budget = max(self._allowed_in(needed - free), needed / self._limits.per_second)
         return max(budget, left * lasts / at_once)
@@ -378,20 +387,20 @@ class Scheduler:
     def window_wait(self) -> float:
         """Estimate the seconds until the first job can be sent, where others used the window.
 
-        0 while something runs, or where others have sent next to nothing.
+        It is 0 while a job runs, and where others have sent no requests.
         """
         state, now = self._state, self._state.updated_at
         waiting = state.uncreated()
-        # Counting the requests comes last: it looks at each, and this is asked at each step.
+        # Counting the requests is slow, so it comes last; this is called at each step.
         if not waiting or len(state.jobs) > waiting or not state.members.requests(now):
             return 0.0
         limit = state.pacer.limit(now)
-        # A first task may be one of those that last long.
+        # The first task may be one that lasts long.
         needed = state.pacer.alone() + state.members.held(now)
         return max(0.0, self._allowed_in(state.table.occupied(now) + needed - limit))
 
     def contended(self) -> bool:
-        """Return whether refusals make it plausible that a stranger uses the key."""
+        """Return whether refusals suggest that somebody outside the ledger uses the key."""
         allowance = self._state.pacer.allowance
         return allowance.limit(self._state.updated_at) < allowance.requests
 
@@ -406,18 +415,18 @@ class Scheduler:
         return waits + max(0.0, requests) * period / max(1, allowed)
 
     def past(self, now: int) -> tuple[tuple[int, int], ...]:
-        """List what occupies the window as (age in microseconds, requests), the oldest first."""
+        """Return the requests in the window as (age in microseconds, count), oldest first."""
         return self._state.table.past(now)
 
     def remember(self, past: Iterable[tuple[int, int]]) -> None:
-        """Take over the `past` of another scheduler on the key, before the first event."""
+        """Count the `past` of a former scheduler on the key; call it before the first event."""
         period = round(self._limits.period * SECOND)
         self._state.table.remember((age, count) for age, count in past if age < period)
 
-    # What leaves next.
+    # The choice of the next command.
 
     def _rank(self, *, shared: bool) -> None:
-        """Put the sources in their order; without other members there is nobody to poll for."""
+        """Order the sources. Polls for other members are one only if the key is `shared`."""
         rescue = _Source(self._state.members.rescue_at, self._rescue)
         urgent = [source for source in self._urgent if source != rescue]
         if shared:
@@ -428,7 +437,7 @@ class Scheduler:
 
     @staticmethod
     def _first(sources: Iterable[_Source], moment: _Moment) -> ev.Command | None:
-        """The command of the first of `sources` that has one."""
+        """Return the command of the first of `sources` that has one."""
         now = moment.now
         for wakes, following in sources:
             if wakes() <= now and (command := following(moment)) is not None:
@@ -436,9 +445,10 @@ class Scheduler:
         return None
 
     def _fits_at(self, moment: _Moment) -> int:
-        """When something that is due, but does not fit now, may fit.
+        """Return when a command that does not fit now may fit.
 
-        The second and the phases free up slot by slot, the window bucket by bucket.
+        Room in the second and in the phases changes with each slot, room in the window with each
+        bucket.
         """
         state, table, now = self._state, self._state.table, moment.now
         crowded = (
@@ -464,7 +474,7 @@ class Scheduler:
         return ev.Settle(ref, error, 0.0)
 
     def _reserved_poll(self, moment: _Moment) -> ev.Command | None:
-        # One in its own slot leaves whatever happens: its place in the second is reserved.
+        # A poll in its own slot always leaves, since its place in the second is reserved.
         slot, ref = moment.reserved or (0, 0)
         if moment.room or (slot == moment.slot and not moment.silent()):
             return ev.Poll(moment.number, ref)
@@ -476,14 +486,14 @@ class Scheduler:
             moment.reserved is None
             and not moment.silent()
             and state.fits_urgently(now)
-            # A lease is at stake: a hanging poll counts where it left, not where it may still be.
+            # A task may be lost, so a hanging poll counts only for the guard, not its patience.
             and (moment.room or state.table.room(now, urgent=True))
         ):
             return ev.Poll(moment.number, state.extra_polls.tries[0][1])
         return None
 
     def _takeover(self, moment: _Moment) -> ev.Command | None:
-        # Nobody knows how much of the lease is left: sooner than anything that can wait.
+        # The rest of the lease is unknown, so this comes before work that can wait.
         if moment.reserved is None and moment.room and self._state.fits_urgently(moment.now):
             return ev.Poll(moment.number, self._state.takeovers[0].ref)
         return None
@@ -494,7 +504,7 @@ class Scheduler:
             return None
         if not moment.room and not state.table.room(now, urgent=True):
             return None
-        # The first poll takes the place of the reserved one; another needs a place of its own.
+        # The first poll uses the reserved request; a retry needs another one.
         task = state.members.to_rescue(now, again=state.fits_urgently(now))
         if task is None:
             return None
@@ -510,7 +520,7 @@ class Scheduler:
 
     def _contended_poll(self, moment: _Moment) -> ev.Command | None:
         """Poll in mid-lease while the key is contended."""
-        if self._state.pacer.allowance.contended_until > moment.now and moment.spares():
+        if self._state.pacer.allowance.contended_until > moment.now and moment.fits_unreserved():
             return ev.Poll(moment.number, self._state.extra_polls.early[0][1])
         return None
 
@@ -556,10 +566,10 @@ class Scheduler:
         return None
 
     def _likely_poll(self, moment: _Moment) -> ev.Command | None:
-        """Poll a task that has probably ended: what it holds becomes free the sooner.
+        """Poll a task that has probably ended, to free its reserved polls sooner.
 
-        Only where the window holds all waiting work: where it does not, requests are time. The
-        caller's source of jobs may hold more than is known here.
+        This is done only where the window holds all waiting work; elsewhere an extra request delays
+        the batch. The caller may have more jobs than it has handed over.
         """
         state = self._state
         work = state.uncreated()
@@ -568,33 +578,33 @@ class Scheduler:
         rare = state.pacer.rare
         if not work or not moment.free or (work >= self.lookahead() - _AHEAD and not rare):
             return None
-        # Where polls are rare a task costs its creation and one of them.
+        # Where polls are rare, a task costs its creation and one poll.
         polls, ref = 1 if rare else LEAST_REQUESTS - 1, state.extra_polls.likely[0][1]
         needed = state.table.occupied(moment.now) + (1 + polls) * work + polls * len(state.table)
         if (needed > moment.limit and not state.extra_polls.scouts(ref)) or (
-            not state.admission.spares(moment.now, moment.limit)
+            not state.admission.leaves_room(moment.now, moment.limit)
         ):
             return None
         return ev.Poll(moment.number, ref)
 
     def _early_poll(self, moment: _Moment) -> ev.Command | None:
-        """Poll before the reserved poll where no other work waits."""
+        """Poll a task before its reserved poll while no other work waits."""
         state = self._state
         if (
             state.uncreated()
             or (state.members.shared and state.members.work(moment.now))
             or not moment.free
-            or not state.admission.spares(moment.now, moment.limit)
+            or not state.admission.leaves_room(moment.now, moment.limit)
         ):
             return None
         return ev.Poll(moment.number, state.extra_polls.early[0][1])
 
 
 class _Source(NamedTuple):
-    """One kind of command.
+    """A source of one kind of command.
 
-    `wakes()` is when there may be one without an event, at the latest `now` if it only waits for
-    room. `next(moment)`, asked from then on, is the command to send, None where it has to wait.
+    `wakes()` is when it may have a command without an event. It is not in the future if the command
+    only waits for room. From then on `next(moment)` is the command, or None where it must wait.
     """
 
     wakes: Callable[[], int]
@@ -605,8 +615,9 @@ _T = TypeVar("_T")
 
 
 class _lazy(Generic[_T]):  # noqa: N801 - used as a decorator
-    """A property that is computed once; unlike `functools.cached_property` without a lock, which
-    costs more than the answers in Python 3.11.
+    """A property that is computed once.
+
+    `functools.cached_property` takes a lock in Python 3.11, which costs more than the computation.
     """
 
     def __init__(self, compute: Callable[[_Moment], _T]) -> None:
@@ -618,7 +629,7 @@ class _lazy(Generic[_T]):  # noqa: N801 - used as a decorator
 
 
 class _Moment:
-    """What the limits allow at `now`; each answer is computed when it is first needed."""
+    """What the limits allow at `now`. Each answer is computed when it is first needed."""
 
     def __init__(self, state: SchedulerState, now: int) -> None:
         self._state = state
@@ -633,7 +644,7 @@ class _Moment:
 
     @_lazy
     def ample(self) -> bool:
-        """Whether the second does not bind."""
+        """Whether the second certainly has room."""
         return self._state.table.ample(self.now)
 
     @_lazy
@@ -643,24 +654,24 @@ class _Moment:
 
     @_lazy
     def limit(self) -> int:
-        """How many requests of a window creations may count on."""
+        """The number of requests of a window that creations may use."""
         return self._state.pacer.limit(self.now)
 
     @_lazy
     def free(self) -> bool:
-        """Whether a request may leave that keeps no task alive."""
-        return self.spares() and self.now >= self._state.pacer.paused_until()
+        """Whether a request that keeps no task alive may leave."""
+        return self.fits_unreserved() and self.now >= self._state.pacer.paused_until()
 
     def silent(self) -> bool:
-        """Whether nothing at all is sent."""
+        """Return whether no request at all may be sent."""
         return self._state.silent(self.now)
 
     def lends(self) -> bool:
-        """Whether the second has room for one more, and all retries still come in time."""
+        """Return whether the second has room for one more request and for all retries."""
         return self.ample or self._state.pacer.lends(self.now)
 
-    def spares(self) -> bool:
-        """Whether a request that is not reserved may leave."""
+    def fits_unreserved(self) -> bool:
+        """Return whether an unreserved request may leave."""
         if self.reserved is not None or not self.room or not self.lends():
             return False
         held, members = self._state.strategy.held, self._state.members
@@ -670,5 +681,5 @@ class _Moment:
 
 
 def _usual(kind: ev.TaskKind) -> int:
-    """Return the middle of the documented durations of `kind`, or what is assumed of any task."""
+    """Return the middle of the documented durations of `kind`, or the assumed duration."""
     return _UNKNOWN if kind.usual is None else sum(kind.usual) // 2

@@ -1,9 +1,9 @@
-"""How jobs and queries end, why jobs are not sent, and what all of them cost.
+"""End jobs and queries, refuse jobs that must not be sent, and keep the account of units.
 
-A job ends by the vendor's answer, by its age, or by an event of its client; a command of its own
-reports the end, in the order of the ends. Units are reserved when a creation leaves, by the price
-of the feature; what was not charged, or was given back, is free again. A job that does not fit
-under a spending limit is not sent. All times are integer microseconds.
+A job ends by the vendor's answer, by its age, or by an event of its client. The command `Settle`
+reports each end, in the order in which they happened. Units are reserved when a creation leaves, by
+the price of the feature. Units that were not charged or were given back are free again. A job that
+does not fit under a spending limit is not sent. All times are integer microseconds.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ if TYPE_CHECKING:
 
     from perfect_async.scheduler._polling import PollingStrategy
 
-_POOR: Final = 60 * SECOND
-"""How long a refused balance counts; then one job is tried again."""
+_BALANCE_REFUSED: Final = 60 * SECOND
+"""How long no job is created after a refusal of the balance; then one job is tried again."""
 _MOST_DOUBTS: Final = 3
-"""Creations in a row without an answer after which nothing more is created for a while."""
+"""The number of creations in a row without an answer after which creating stops for a while."""
 _STOPPED: Final = 300 * SECOND
-"""How long that is; then one creation is tried."""
+"""How long creating stops; then one creation is tried."""
 _MOST_RESULTS: Final = 10_000
-"""Results that are remembered."""
+"""The number of results that are remembered."""
 _ROUNDING: Final = 1e-6
-"""Units by which sums of prices may be off, since they are floats; far below any price."""
+"""Units by which sums of prices may be off, since they are floats. This is far below any price."""
 _AT_STAKE: Final = frozenset({JobState.SUBMITTING, JobState.RUNNING})
 
 
 class Settlements:
-    """The ends to report, and when each running task is too old.
+    """The ends to report, and the times at which running tasks are given up.
 
-    `queue` holds the reports, `ages` is a heap of when which task is given up; its head is true
-    after `tidy`.
+    `queue` holds the reports. `ages` is a heap of (time, ref, job) for the tasks to give up; its
+    head is valid after `tidy`.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Settlements:
         self.ages: list[tuple[int, int, ScheduledJob]] = []
 
     def expect(self, job: ScheduledJob) -> None:
-        """Give up the task of `job` at its time."""
+        """Schedule the task of `job` to be given up at its time."""
         heapq.heappush(self.ages, (job.given_up, job.ref, job))
 
     def end(
@@ -80,9 +80,10 @@ class Settlements:
         ended: int | None = None,
         at_stake: float = 0.0,
     ) -> None:
-        """End a job, by the table if the vendor's answer is the `cause`.
+        """End a job.
 
-        `ended` is when its task was seen to have ended well.
+        The table of states is checked if the vendor's answer is the `cause`. `ended` is when its
+        task was seen to have succeeded.
         """
         created = job.state in _AT_STAKE
         if cause is None:
@@ -100,7 +101,7 @@ class Settlements:
         self.queue.append((ev.Settle(query.ref, error, 0.0), query))
 
     def wakes(self) -> int:
-        """When there is something to report without an event."""
+        """Return when there is an end to report."""
         if self.queue:
             return 0
         return self.ages[0][0] if self.ages else NEVER
@@ -112,7 +113,7 @@ class Settlements:
         elif command.ref in queries:
             ended = queries.expire(command.ref)
         else:
-            # Too old: it is polled no longer, so its reserved polls go and its units are lost.
+            # The task is too old. Its reserved polls are freed and its units are lost.
             ended = heapq.heappop(self.ages)[2]
             self.end(ended, command.ending, at_stake=ended.charged)
             self.queue.clear()
@@ -125,7 +126,7 @@ class Settlements:
         del self._jobs[ended.ref]
 
     def recall(self, task_id: str) -> list[ScheduledJob]:
-        """Take back successes of `task_id` that are not reported yet; gives their jobs."""
+        """Take back successes of `task_id` that are not reported yet, and return their jobs."""
         recalled = [
             job
             for settle, job in self.queue
@@ -137,7 +138,7 @@ class Settlements:
         return recalled
 
     def tidy(self) -> None:
-        """Drop from the head of `ages` what no longer holds."""
+        """Drop invalid entries from the head of `ages`."""
         ages = self.ages
         while ages and (
             ages[0][2].state is not JobState.RUNNING or ages[0][2].given_up != ages[0][0]
@@ -146,20 +147,21 @@ class Settlements:
 
 
 class Refusals:
-    """The reasons not to create: `closed` channels, a `dead` key, a low balance, many doubts."""
+    """The reasons not to create: closed channels, a refused key, a low balance, many doubts."""
 
     def __init__(self) -> None:
         self.closed: set[int] = set()
-        self.dead: PerfectError | None = None
-        self._poor: tuple[int, float, PerfectError] | None = None
+        self.key_error: PerfectError | None = None
+        # Until when the balance counts as too low, for jobs of how many units, and the error.
+        self._balance: tuple[int, float, PerfectError] | None = None
         self._doubts = 0
         self._stopped_until = 0
 
     def created(self, event: ev.Answer, now: int) -> PerfectError | None:
-        """Count a creation that ended in `event`; gives why none is sent any more, if so.
+        """Count a creation that ended in `event`; return the error if creating stops now.
 
-        Each creation without an answer may be charged, so after three of them, with none accepted
-        in between, creating stops.
+        Each creation without an answer may be charged. Creating stops after three of them with no
+        accepted one in between.
         """
         if isinstance(event, ev.Accepted):
             self._doubts = self._stopped_until = 0
@@ -175,38 +177,39 @@ class Refusals:
             f"Nothing was sent: {self._doubts} creations in a row had no answer, and each of them "
             f"may be charged. Creating stops for {_STOPPED // SECOND // 60} minutes."
         )
-        # Not "correct the job", which is the usual advice.
+        # The usual hint is to correct the job, which would not help.
         vars(error)["hint"] = "Check the connection to the vendor, then run the job again."
         return error
 
     def out_of_units(self, job: ScheduledJob, error: PerfectError, now: int) -> None:
-        """Note that the balance is too low for `job`, and so for any that costs as much."""
+        """Record that the balance is too low for `job`, and for any job that costs as much."""
         least = job.units
-        if self._poor is not None and now < self._poor[0]:
-            least = min(least, self._poor[1])
-        self._poor = now + _POOR, least, error
+        if self._balance is not None and now < self._balance[0]:
+            least = min(least, self._balance[1])
+        self._balance = now + _BALANCE_REFUSED, least, error
 
     def refusal(self, job: ScheduledJob, now: int) -> PerfectError | None:
-        """Why `job` is not sent, None if it may be."""
+        """Return why `job` must not be sent, or None if it may be sent."""
         if job.channel in self.closed:
             return ClientClosed("The client is closing.")
-        if self.dead is not None:
-            return self.dead
+        if self.key_error is not None:
+            return self.key_error
         if now < self._stopped_until:
             return self._stopped()
-        if self._poor is not None and now < self._poor[0] and job.units >= self._poor[1]:
-            return self._poor[2]
+        balance = self._balance
+        if balance is not None and now < balance[0] and job.units >= balance[1]:
+            return balance[2]
         return None
 
 
 class Results:
-    """Which task each of the newest result objects belongs to, by its URL without the signature."""
+    """The task of each of the newest results, by the URL of the result without its signature."""
 
     def __init__(self) -> None:
         self._tasks: OrderedDict[str, str] = OrderedDict()
 
     def other(self, urls: Iterable[str], task_id: str) -> str | None:
-        """The id of another task than `task_id` that has one of these results already."""
+        """Return the id of another task that has one of these results already, or None."""
         found = (self._tasks.get(_object(url), task_id) for url in urls)
         return next((other for other in found if other != task_id), None)
 
@@ -224,12 +227,12 @@ class Results:
 
 
 def _object(url: str) -> str:
-    """The object that a signed URL names."""
+    """Return a signed URL without its signature."""
     return url.partition("#")[0].partition("?")[0]
 
 
 def abandoned(job: ScheduledJob, give_up: int, *, closed: bool) -> PerfectError:
-    """The error of a running task that is polled no longer; `give_up` as in `Polling`."""
+    """Return the error of a running task that is given up after `give_up`."""
     message = f"The task had not ended after {give_up / SECOND:g} s and is abandoned."
     if closed:
         message = "The client closed while the task was still running."
@@ -244,21 +247,22 @@ def abandoned(job: ScheduledJob, give_up: int, *, closed: bool) -> PerfectError:
 
 
 def in_doubt(job: ScheduledJob, error: PerfectError | None) -> PerfectError:
-    """The error of a creation without an answer; `error` is None if the client closed first.
+    """Return the error of a creation without an answer.
 
-    An `error` that is a doubt already comes from the unit history, and says what is at stake.
+    `error` is None if the client closed first. A `SubmissionInDoubt` comes from the unit history
+    and is returned as it is, since it states the units at stake.
     """
     if isinstance(error, SubmissionInDoubt):
         return error
     why = "the client closed first." if error is None else error.message
-    message = f"The task's creation went out and no usable answer came back: {why}"
+    message = f"The task's creation was sent and no usable answer came back: {why}"
     request_id = getattr(error, "request_id", None)
     return SubmissionInDoubt(message, request_id=request_id, units_at_stake=job.units)
 
 
 @attrs.define
 class _SpendingLimit:
-    """Of `most` units, `spent` are spent or reserved."""
+    """A spending limit of `most` units, of which `spent` are spent or reserved."""
 
     most: float
     spent: float = 0.0
@@ -272,7 +276,7 @@ class UnitLedger:
         self._charged = self._returned = self._at_stake = 0.0
 
     def totals(self) -> Spending:
-        """The units that were charged, given back, and are at stake."""
+        """Return the units that were charged, given back, and are at stake."""
         return Spending(self._charged, self._returned, self._at_stake)
 
     def on_limit(self, event: ev.SpendingLimitOpened | ev.SpendingLimitClosed) -> None:
@@ -286,21 +290,21 @@ class UnitLedger:
                 assert_never(event)
 
     def refusal(self, job: ScheduledJob) -> PerfectError | None:
-        """Why `job` does not fit under its spending limits, None if it does."""
+        """Return why `job` does not fit under its spending limits, or None if it does."""
         for name in job.spending_limits:
             limit = self._spending_limits.get(name)
             if limit is not None and limit.spent + job.units > limit.most + _ROUNDING:
                 units = "unit" if job.units == 1 else "units"
                 return CeilingReached(
-                    f"The job costs {job.units:g} {units}; of max_units={limit.most:g} there are "
-                    f"{limit.spent:g} spent or reserved."
+                    f"The job costs {job.units:g} {units}; {limit.spent:g} of "
+                    f"max_units={limit.most:g} are spent or reserved."
                 )
         return None
 
     def unaffordable(
         self, jobs: Iterable[ScheduledJob], spending_limits: tuple[int, ...]
     ) -> list[tuple[ScheduledJob, PerfectError]]:
-        """The `jobs` that no longer fit under one of `spending_limits`, with their errors."""
+        """Return those of `jobs` that no longer fit under `spending_limits`, with errors."""
         paid = [job for job in jobs if not set(spending_limits).isdisjoint(job.spending_limits)]
         return [(job, error) for job in paid if (error := self.refusal(job)) is not None]
 
@@ -324,7 +328,7 @@ class UnitLedger:
         self._move(job, 0.0)
 
     def end(self, job: ScheduledJob, at_stake: float) -> None:
-        """End `job`; `at_stake` units are or may be charged for it without a result."""
+        """End `job`; `at_stake` units are charged, or may be charged, without a result."""
         self._at_stake += at_stake
         self._move(job, max(job.charged, at_stake))
 

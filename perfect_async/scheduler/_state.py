@@ -1,8 +1,8 @@
 """Keep the state of all jobs, queries and requests. Only events change it.
 
-This is the receiving half of the scheduler. Each kind of event has its method and leaves the heads
-of all queues true, so that the deciding half (`_scheduler.py`) only has to look. All times are
-integer microseconds.
+This is the receiving half of the scheduler. Each kind of event has a method, which leaves the heads
+of all queues valid. The deciding half (`_scheduler.py`) only reads. All times are integer
+microseconds.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from perfect_async.models import Limits, Polling
 
 LEAST_REQUESTS: Final = 3
-"""What a smile costs at the least: a creation, a share of a registration and two polls."""
+"""The least requests of a smile: a creation, a share of a registration and two polls."""
 _MOST_FAILURES: Final = 8
 _MOST_REFUSALS: Final = 20
 _SAME_REFUSALS: Final = 3
-"""Polls that the vendor refuses one after another for the same reason, until that is final."""
+"""The number of polls in a row refused for the same reason from which that is final."""
 _SAME_KEY_REFUSALS: Final = 2
-"""The same for 401: one may be a passing fault, and the task is paid for."""
+"""The same for 401. A single one may be a passing fault, and the task is paid for."""
 _CLIENT_ERROR: Final = 4
 _PASSING: Final = frozenset({408, 429})
 
@@ -66,7 +66,7 @@ class SchedulerState:
         self.lease = round(polling.lease * SECOND)
         self.give_up = round(polling.give_up_after * SECOND)
         self.engine_retries = engine_retries
-        # The lease to go back to when a task is lost inside a measured one, and from which one.
+        # The lease to return to if a task is lost inside a measured one, and that measured one.
         self._assumed_lease = round(ASSUMED_LEASE * SECOND) if polling.measured else None
         self.refuted_lease = 0
         self.longest_gap = 0
@@ -75,7 +75,7 @@ class SchedulerState:
         self.poll_queue = PollQueue()
         keeping, self.strategy = strategies(self.pacer, self.poll_queue, polling)
         self._keeping = keeping
-        # Without polls in between there is nothing to reserve, and nothing to admit by.
+        # Where tasks are polled only after notifications, no polls are reserved.
         self.keeps_alive = self.strategy is keeping
         self.admission, self.extra_polls = keeping.admission, keeping.extra_polls
         self.counts = keeping.counts
@@ -89,7 +89,7 @@ class SchedulerState:
         self.units = UnitLedger()
         self.settlements = Settlements(self.jobs, self.strategy, self.units, self.counts)
         self.takeovers: deque[ScheduledJob] = deque()
-        # Tasks whose creation and end were both seen, and how long they lasted together.
+        # The number of tasks whose creation and end were seen, and the sum of their durations.
         self.ended, self.lasted = 0, 0
         self._sent: dict[int, tuple[ev.Request | ev.Upload, int, int]] = {}
         self.refusals = Refusals()
@@ -103,68 +103,68 @@ class SchedulerState:
         return ev.SharedLimits(limits.requests, period, limits.per_second, self.lease)
 
     def share(self, member: str, pid: int, limits: Limits) -> None:
-        """Share the key with other members, by `limits`."""
+        """Share the key with other members under `limits`."""
         self.admission.may_move = False
         self.admission.on_duration = self.members.on_duration
         self.members.share(member, pid, self._shared(limits))
 
     def unshare(self, limits: Limits, now: int) -> None:
-        """Share the key no longer, and keep to `limits`."""
+        """Stop sharing the key, and keep to `limits`."""
         self.admission.may_move = True
         self.admission.on_duration = None
         self.admission.short_elsewhere = False
         self.members.unshare(self._shared(limits), now)
         self.refresh(now)
 
-    # What the deciding half asks.
+    # Questions of the deciding half.
 
     def can_keep_one(self) -> bool:
-        """Whether the limits allow one task to be polled for as long as it may run."""
+        """Return whether the limits allow one task to be polled for as long as it may run."""
         if not self.keeps_alive:
             return True
         return self.table.admits(0, 0, self.give_up // SLOT, self.pacer.limit(0))
 
     def settlement(self, now: int) -> ev.Settle | None:
-        """The end to report now: one that happened, or that of a task which is too old."""
+        """Return the end to report now: the first one queued, or that of a task too old."""
         if self.settlements.queue:
             return self.settlements.queue[0][0]
         at, _, job = self.settlements.ages[0]
         return ev.Settle(job.ref, self.abandoned(job), job.charged) if at <= now else None
 
     def takeover_at(self) -> int:
-        """When the first poll of an adopted task is due."""
+        """Return when the first poll of an adopted task is due."""
         return 0 if self.takeovers else NEVER
 
     def creation_at(self) -> int:
-        """When a creation may leave, as far as pauses go."""
+        """Return when a creation may leave if only pauses count."""
         return self.pacer.paused_until() if self.ready else NEVER
 
     def query_at(self) -> int:
-        """When a query may leave, as far as pauses go."""
+        """Return when a query may leave if only pauses count."""
         return self.pacer.paused_until() if self.queries.waiting else NEVER
 
     def creation(self) -> ScheduledJob | None:
-        """The job to create next, None where it has to wait for another creation."""
+        """Return the job to create next, or None if it must wait for another creation."""
         job = self.ready[0]
         return None if job.alone and self.pacer.creating else job
 
     def waits_for_turn(self, now: int) -> bool:
-        """Whether a job waits for its creation, and for nothing but room and its turn."""
+        """Return whether a job waits only for room for its creation and for its turn."""
         return (
             self.creation_at() <= now and self.creation() is not None and self.pacer.may_create(now)
         )
 
     def uncreated(self) -> int:
-        """How many jobs wait for their creation."""
+        """Return how many jobs wait for their creation."""
         return len(self.ready) + self.uploads.jobs
 
     def set_limits(self, limits: ev.SharedLimits) -> None:
-        """Count by the limits and the lease that hold for all members from now on."""
+        """Use the limits and the lease that apply to all members from now on."""
         self.lease = self.extra_polls.lease = limits.lease
         self.pacer.set_limits(limits)
 
     def _refute_lease(self) -> None:
-        """Go back from a measured lease to the assumed one: a task was lost inside it."""
+        """Return from a measured lease to the assumed one, since a task was lost inside it."""
         assumed, self._assumed_lease = self._assumed_lease, None
         if assumed is not None and assumed < self.lease:
             self.refuted_lease = self.lease
@@ -172,9 +172,9 @@ class SchedulerState:
             self.members.shorten_lease(assumed)
 
     def is_urgent(self, now: int) -> bool:
-        """Whether one of the scheduler's urgent sources may have something: a quick check.
+        """Return whether one of the scheduler's urgent sources may have a command.
 
-        After most events none of them has.
+        This is a quick check, since after most events none of them has.
         """
         return (
             self.settlements.wakes() <= now
@@ -188,9 +188,9 @@ class SchedulerState:
         )
 
     def wants_more(self, now: int) -> bool:
-        """Whether anything that is not reserved may leave: a quick check.
+        """Return whether a command that is not reserved may be due.
 
-        True is no promise that anything is due.
+        This is a quick check: where it is True, still no command may be due.
         """
         if self.ready or self.queries.waiting:
             return True
@@ -198,7 +198,8 @@ class SchedulerState:
         uploads = self.uploads.waiting or self.uploads.under_way
         if not uploads and not (self.members.shared and self.members.work(now)):
             return early
-        # Early polls leave while nothing else waits, or in mid-lease; likely ones also beside work.
+        # Early polls leave while no other work waits, or in mid-lease. Polls of tasks that have
+        # probably ended also leave beside other work.
         return (
             self.uploads.registration_at() <= now
             or self.extra_polls.likely_at() <= now
@@ -206,23 +207,23 @@ class SchedulerState:
         )
 
     def silent(self, now: int) -> bool:
-        """Whether the window is full with requests of others, and it is not the time to probe."""
+        """Return whether others fill the window and it is not the time to probe it."""
         if not self.pacer.allowance.full:
             return False
         probing = self.table.asking(now - self.pacer.network.patience)
         return self.pacer.silent(now, asking=probing)
 
     def fits(self, now: int, limit: int, count: int = 1) -> bool:
-        """Whether `count` more requests fit if every window may hold `limit`."""
+        """Return whether `count` more requests fit if every window may hold `limit`."""
         return self.table.account.fits(now, count, limit)
 
     def fits_urgently(self, now: int) -> bool:
-        """Whether the window has a request for a lease that is at stake.
+        """Return whether the window has room for a poll without which a task may be lost.
 
-        More tasks may have been adopted than the plan has room for: a former process knew how long
-        they last, and admitted as many. So it is with tasks of other members. Then the window as it
-        is counts: most tasks end long before their last reserved poll, and a task that is not
-        polled now is lost for certain.
+        There may be more tasks than the plan has room for, where tasks were adopted or belong to
+        other members: the process that created them knew more durations. Then only the present
+        window counts. Most tasks end long before their last reserved poll, and a task that is not
+        polled now is certainly lost.
         """
         most = self.table.account.requests
         if self.fits(now, most):
@@ -231,7 +232,7 @@ class SchedulerState:
         return foreign and self.table.occupied(now) < most
 
     def abandoned(self, job: ScheduledJob) -> PerfectError:
-        """The error of a task that still runs and is polled no longer."""
+        """Return the error of a task that still runs and is given up."""
         give_up = job.gives_up_after(self.give_up)
         return abandoned(job, give_up, closed=job.channel in self.refusals.closed)
 
@@ -255,7 +256,7 @@ class SchedulerState:
                 self.settlements.settled(command, self.queries)
                 return
             case ev.Submit():
-                # Unlike the number of any other task, of this job or of another with the same ref.
+                # The number of the command identifies the task; a ref may be used again.
                 kind, task = "submit", command.number
                 self._submit(self.ready.popleft(), command, now)
             case ev.Register():
@@ -298,10 +299,10 @@ class SchedulerState:
         self.strategy.created(job, now)
 
     def _take_over(self, job: ScheduledJob, command: ev.Poll, now: int) -> None:
-        """Start to poll an adopted task: its first poll leaves."""
+        """Start to poll an adopted task, whose first poll leaves."""
         job.move(command, JobState.RUNNING)
         job.task = command.number
-        # Nobody knows how much of its lease is left: a silent poll is sent again soon.
+        # The rest of its lease is unknown, so a poll without an answer is retried soon.
         job.accepted, job.last_left = now - self.lease // 2, now
         self.strategy.created(job, now)
         self._runs(job, now)
@@ -311,7 +312,7 @@ class SchedulerState:
         self.settlements.expect(job)
 
     def on_client_event(self, event: ev.ClientEvent, now: int) -> None:
-        """Take what a client wants, or what the vendor tells it."""
+        """Process a request of a client, or a notification of the vendor."""
         match event:
             case ev.JobAdded() | ev.TaskAdopted() | ev.JobRejected() | ev.QueryAdded():
                 self.on_arrival(event, now)
@@ -326,21 +327,21 @@ class SchedulerState:
             case ev.SpendingLimitOpened() | ev.SpendingLimitClosed():
                 self.units.on_limit(event)
             case _:
-                raise IllegalEvent(f"{event!r} is no event.")
+                raise IllegalEvent(f"{event!r} is not an event.")
 
     def on_arrival(
         self, event: ev.JobAdded | ev.TaskAdopted | ev.JobRejected | ev.QueryAdded, now: int
     ) -> None:
-        """Take in a job or a query."""
+        """Add a job or a query."""
         more = event.more if isinstance(event, ev.JobAdded) else ()
         for ref in (event.ref, *more):
             if ref in self.jobs or ref in self.queries:
-                raise IllegalEvent(f"{ref} is known already.")
+                raise IllegalEvent(f"The number {ref} is already in use.")
         match event:
             case ev.JobAdded():
                 self._add(ScheduledJob.of(event), now)
             case ev.TaskAdopted():
-                # However old it is: it is polled once, and kept for a while if it runs.
+                # A task of any age is polled once, and for at least two leases if it runs.
                 given_up = max(now + 2 * self.lease, now - event.age + self.give_up)
                 self.jobs[event.ref] = job = ScheduledJob.adopting(event, given_up)
                 self.units.charge(job)
@@ -368,30 +369,30 @@ class SchedulerState:
             self.ready.append(job)
 
     def on_notified(self, ref: int, now: int) -> None:
-        """Poll the task of `ref` soon: the vendor says that it has ended."""
+        """Poll the task of `ref` soon, since the vendor announced its end."""
         self.members.on_notified(ref)
         job = self.jobs.get(ref)
-        # Announced once, it is about to be polled, or is being polled: again adds nothing.
+        # A task that was announced once is about to be polled, so a second time adds nothing.
         if job is not None and job.state in {JobState.ADOPTED, _RUNNING} and job.announced != 1:
             job.announced = 1
             if job.state is _RUNNING:
                 self.poll_queue.put(job, now)
 
     def on_cancelled(self, ref: int) -> None:
-        """End `ref` if it was not created, else do not create it again: nobody waits for it."""
+        """End `ref` if its task does not exist; otherwise do not create it again."""
         self.queries.cancel(ref)
         if (job := self.jobs.get(ref)) is not None:
             job.wanted = False
-            self._end_uncreated([job], ClientClosed("Nobody waits for this job."))
+            self._end_uncreated([job], ClientClosed("The job was cancelled before it was sent."))
 
     def on_channel_closed(self, channel: int, now: int) -> None:
-        """End what `channel` has not created yet; its running tasks go on."""
+        """End the jobs of `channel` that are not created yet; its running tasks go on."""
         self.refusals.closed.add(channel)
         error = ClientClosed("The client closed before this was sent.")
         self._end_uncreated([job for job in self.jobs.values() if job.channel == channel], error)
         self._close_queries(channel, error)
         if not self.keeps_alive:
-            # A client that closes cannot wait for late notifications, or may not receive them.
+            # A client that closes may receive no more notifications, so its tasks are polled now.
             for ref in [job.ref for job in self.jobs.values() if job.channel == channel]:
                 self.on_notified(ref, now)
 
@@ -400,7 +401,7 @@ class SchedulerState:
             self.settlements.answer(query, error)
 
     def on_channel_aborted(self, channel: int, now: int) -> None:
-        """End all of `channel` now and abandon its running tasks."""
+        """End all jobs and queries of `channel` now, and abandon its running tasks."""
         self.on_channel_closed(channel, now)
         self._close_queries(channel, ClientClosed("The client is closed."), aborted=True)
         for job in [job for job in self.jobs.values() if job.channel == channel]:
@@ -414,7 +415,7 @@ class SchedulerState:
     # Events of the vendor.
 
     def on_response(self, event: ev.Answer, now: int) -> None:
-        """Take the answer of a command."""
+        """Process the answer to a command."""
         command, sent = event.command, self._take_sent(event)
         if isinstance(command, ev.Upload):
             self._prepared(command, event, now)
@@ -429,7 +430,7 @@ class SchedulerState:
             self._key_refused(event.error)
 
     def _take_sent(self, event: ev.Answer) -> tuple[ev.Request | ev.Upload, int, int]:
-        """The command that `event` answers, when it left and for which task; it is forgotten."""
+        """Return the command that `event` answers, when it left, and for which task."""
         command = event.command
         sent = self._sent.get(command.number)
         if (
@@ -437,7 +438,7 @@ class SchedulerState:
             or (sent[0] is not command and sent[0] != command)
             or type(event) not in ANSWERS[type(command)]
         ):
-            raise IllegalEvent(f"{event!r} answers nothing that was sent.")
+            raise IllegalEvent(f"{event!r} does not answer any command that was sent.")
         del self._sent[command.number]
         return sent
 
@@ -466,13 +467,13 @@ class SchedulerState:
         ready, failed = self.uploads.on_response(command, event, now)
         self.ready.extend(ready)
         for job, error in failed:
-            # The failure of one of several pictures ends the job whatever its own picture does.
+            # The failure of one of several pictures ends the job in whatever state it is.
             self.settlements.end(job, error, cause=None if job.parts else event)
 
     def _key_refused(self, error: PerfectError) -> None:
-        """Stop creating: the vendor refuses the key."""
-        if self.refusals.dead is None:
-            self.refusals.dead = error
+        """Stop creating, since the vendor refuses the key."""
+        if self.refusals.key_error is None:
+            self.refusals.key_error = error
             self._end_uncreated(list(self.jobs.values()), error)
 
     def _submitted(self, command: ev.Submit, event: ev.Answer, now: int) -> None:
@@ -509,7 +510,7 @@ class SchedulerState:
                 assert_never(event)
 
     def _again(self, job: ScheduledJob, cause: ev.Answer) -> None:
-        """Create the job again, before those that came later."""
+        """Create the job again, before the jobs that were added later."""
         self.strategy.release(job, ended=None, lost=False)
         self.units.release(job)
         job.move(cause, JobState.READY)
@@ -521,8 +522,7 @@ class SchedulerState:
     ) -> None:
         job, (_, left, task) = self.jobs.get(command.ref), sent
         if job is None or job.state is not _RUNNING or job.task != task:
-            # A hedged poll, a task that was abandoned or created again: the second answer changes
-            # nothing.
+            # The answer belongs to a hedged poll, or to a task that was abandoned or created again.
             return
         event = cast("ev.OfPoll", event)
         match event:
@@ -535,7 +535,7 @@ class SchedulerState:
             case ev.EngineFailed():
                 self._engine_failed(job, event, now)
             case ev.TaskUnknown() if not job.doubted and left < job.accepted + self.lease:
-                # By our account the lease held: poll once more before believing it.
+                # The lease had not run out by our account: poll once more before it is final.
                 job.doubted = True
                 self.strategy.failed(job, now)
             case ev.TaskUnknown() | ev.TimedOut() | ev.Unreadable():
@@ -551,7 +551,7 @@ class SchedulerState:
                 assert_never(event)
 
     def _note_gap(self, job: ScheduledJob, left: int) -> None:
-        """Note how long the task ran without a poll before the one that left at `left`."""
+        """Record how long the task ran without a poll before the one that left at `left`."""
         if left == job.last_left:
             self.longest_gap = max(self.longest_gap, job.gap)
 
@@ -568,7 +568,7 @@ class SchedulerState:
             self.settlements.end(job, event.error, cause=event)
 
     def _refused(self, job: ScheduledJob, event: ev.KeyRefused | ev.Refused, now: int) -> None:
-        """Poll again inside the lease, unless the vendor refuses it again and again."""
+        """Poll again inside the lease, unless the refusal is final by `_is_final`."""
         if not _is_final(job, event):
             job.trouble = event.error
             self.strategy.failed(job, now)
@@ -582,20 +582,20 @@ class SchedulerState:
         job: ScheduledJob,
         event: ev.TaskUnknown | ev.TimedOut | ev.Unreadable | ev.KeyRefused | ev.Refused,
     ) -> None:
-        """End a task that is paid for by the error of `event`."""
+        """End a task that is paid for with the error of `event`."""
         if job.doubted and isinstance(event, ev.TaskUnknown):
             self._refute_lease()
-        # A copy: the same error may reach others who have nothing at stake.
+        # The error is copied, since other jobs with no units at stake may get the same one.
         error = copy_error(event.error)
         error.units_at_stake = job.charged
         self.settlements.end(job, error, cause=event, at_stake=job.charged)
 
     def _succeeded(self, job: ScheduledJob, event: ev.Succeeded, now: int) -> None:
-        """End `job` by its result, unless another task has the same one.
+        """End `job` with its result, unless another task has the same one.
 
-        An answer does not name its task, so it may belong to another one whose answer went astray.
-        Both are polled again then. The other one may have been reported already; this one ends in
-        an error if the vendor names the same result again, since one of the two is wrong.
+        An answer does not name its task, so it may be the answer of another task. In that case both
+        tasks are polled again, unless the end of the other one was already reported. This one ends
+        with an error if the vendor names the same result again, since one of the two is wrong.
         """
         task_id = job.task_id or ""
         other = self._results.other(event.urls, task_id)
@@ -608,21 +608,21 @@ class SchedulerState:
             for recalled in self.settlements.recall(other):
                 self._results.remove(other)
                 recalled.state, recalled.confirming = JobState.ADOPTED, True
-                # How long it lasted is counted already, and it is not created again.
+                # Its duration is counted already, and it must not be created again.
                 recalled.adopted = True
                 self.takeovers.append(recalled)
         else:
             self._lasted(job, now)
             message = (
-                f"The vendor names the same result for this task and for task {other}, also when "
-                "asked again: one of the two is wrong."
+                f"The vendor named the same result for this task and for task {other} twice, so "
+                "one of the two is wrong."
             )
             stake = job.charged
             error = ResultUnreadable(message, task_id=job.task_id, units_at_stake=stake)
             self.settlements.end(job, error, cause=event, at_stake=stake)
 
     def _lasted(self, job: ScheduledJob, now: int) -> int | None:
-        """Count how long the task lasted, if its creation was seen; gives when it ended."""
+        """Record the duration of the task if its creation was seen; return when it ended."""
         if job.adopted:
             return None
         self.ended += 1
@@ -636,7 +636,7 @@ class SchedulerState:
         self.poll_queue.tidy()
         if self.members.shared:
             if not self.members.locked:
-                # The plan changes while the ledger's lock is held, and all members see it.
+                # The plan changes only while the ledger's lock is held, so that all members see it.
                 return
             self.admission.move(now)
         elif self.members.met:
@@ -645,13 +645,13 @@ class SchedulerState:
         if self.members.shared:
             work += self.members.work(now)
         self.pacer.expect(LEAST_REQUESTS * work)
-        if not self.pacer.calm:
+        if not self.pacer.plan_is_current:
             self.pacer.replan(now)
         if now >= self.admission.acts_at or self.pacer.allowance.contended_until:
             self.admission.review(now)
             self._keeping.reviewed()
 
-    # How things end.
+    # Ends of jobs.
 
     def _end_uncreated(self, jobs: Iterable[ScheduledJob], error: PerfectError) -> None:
         gone = [job for job in jobs if job.state not in _CREATED]
@@ -674,9 +674,9 @@ class SchedulerState:
 
 
 def _is_final(job: ScheduledJob, event: ev.KeyRefused | ev.Refused) -> bool:
-    """Count a refused poll of `job`; gives whether refusals for this reason are final now.
+    """Count a refused poll of `job`; return whether refusals for this reason are final now.
 
-    408, 429 and 5xx may pass, however often they come.
+    408, 429 and 5xx are never final.
     """
     status = 401 if isinstance(event, ev.KeyRefused) else event.status
     if status // 100 != _CLIENT_ERROR or status in _PASSING:

@@ -1,4 +1,4 @@
-"""What refusals make plausible about the key: how much of its window others use."""
+"""The limit that is assumed after 429s, which shows how much of the window others use."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,8 +7,8 @@ from perfect_async._ratelimit.adaptive import AdaptiveLimit
 from perfect_async._time import SECOND
 
 
-def test_one_refusal_is_a_second() -> None:
-    """One 429 may be the second's limit: a pause of a second and nothing else."""
+def test_one_429_pauses_a_second() -> None:
+    """One 429 may be the limit per second, so it only pauses creations for a second."""
     allowance = AdaptiveLimit(250)
     allowance.refused(10 * SECOND, 10 * SECOND, 100, None)
     assert 11 * SECOND == allowance.paused_until
@@ -22,9 +22,10 @@ def full(allowance: AdaptiveLimit, now: int, own: int) -> None:
     allowance.refused(now, now, own, None)
 
 
-def test_two_running_are_the_window() -> None:
-    """Two 429s running: 0.8 of our own, a pause of 40 s, two contended minutes, slow growth to 0.9,
-    and after ten minutes beyond.
+def test_two_429s_in_a_row_mean_a_full_window() -> None:
+    """After two 429s in a row the limit is 0.8 of our own requests, creations pause for 40 s and
+    the key is contended for two minutes; the limit grows slowly to 0.9, and beyond after ten
+    minutes.
     """
     allowance, now = AdaptiveLimit(250), 10 * SECOND
     full(allowance, now, 100)
@@ -41,15 +42,15 @@ def test_two_running_are_the_window() -> None:
 
 
 def test_growth_is_faster_while_nothing_is_refused() -> None:
-    """Where the other left, each window brings more than the one before."""
+    """After the other user has left, each window adds more to the limit than the one before."""
     allowance = AdaptiveLimit(250)
     full(allowance, 0, 50)
     limits = [allowance.limit((600 + 300 * window) * SECOND) for window in range(6)]
     assert [45, 67, 105, 157, 225, 250] == limits
 
 
-def test_more_that_is_refused_is_held_for_longer() -> None:
-    """What was tried beyond and refused is not tried again for twice as long, an hour at most."""
+def test_each_refused_attempt_doubles_the_hold() -> None:
+    """A higher limit that was refused is not tried again for twice as long, an hour at most."""
     allowance, now = AdaptiveLimit(250), 10 * SECOND
     full(allowance, now, 100)
     tried = 600
@@ -62,8 +63,8 @@ def test_more_that_is_refused_is_held_for_longer() -> None:
         assert 90 < allowance.limit(now + (hold + 30) * SECOND)
 
 
-def test_who_came_just_now_will_take_more() -> None:
-    """What others took between contact and the next answer is taken for their rate."""
+def test_the_rate_of_a_new_user_is_extrapolated() -> None:
+    """The requests of others between the first full window and the next answer give their rate."""
     allowance = AdaptiveLimit(250)
     full(allowance, 0, 246)
     # 30 s later they hold between 4 + 14 and 4 + 16: 0.5 a second, 150 in a window.
@@ -73,8 +74,8 @@ def test_who_came_just_now_will_take_more() -> None:
     assert allowance.limit(300 * SECOND) <= 90
 
 
-def test_who_was_there_before_takes_no_more() -> None:
-    """Where others hold as much later as at contact, the ceiling stands."""
+def test_a_steady_user_does_not_lower_the_ceiling() -> None:
+    """The ceiling stays if others have as many requests later as at the first full window."""
     allowance = AdaptiveLimit(250)
     full(allowance, 0, 100)
     allowance.accepted(60 * SECOND, 100)
@@ -83,7 +84,7 @@ def test_who_was_there_before_takes_no_more() -> None:
 
 
 def test_silence_grows_while_the_window_is_full() -> None:
-    """One request asks after 1, 2, 4 and at most 30 s whether the window is still full."""
+    """One request probes a full window after 1, 2, 4 and at most 30 s."""
     allowance, now, silences = AdaptiveLimit(250), 10 * SECOND, []
     full(allowance, now, 100)
     for _ in range(7):
@@ -100,16 +101,16 @@ def test_silence_grows_while_the_window_is_full() -> None:
     assert now + 2 * SECOND == allowance.silent_until
 
 
-def test_one_refusal_is_no_silence() -> None:
-    """One 429 out of nowhere may be the second's limit: what keeps tasks alive goes on."""
+def test_one_429_does_not_stop_polls() -> None:
+    """One 429 may be the limit per second, so polls that keep tasks alive go on."""
     allowance = AdaptiveLimit(250)
     allowance.refused(10 * SECOND, 10 * SECOND, 100, None)
     assert 0 == allowance.silent_until
     assert not allowance.full
 
 
-def test_what_was_under_way_tells_no_more() -> None:
-    """Many 429s to requests that left before the pause after the first are one."""
+def test_requests_under_way_count_as_one_429() -> None:
+    """429s to requests that left before the pause after the first one count as one."""
     allowance = AdaptiveLimit(250)
     for number in range(5):
         allowance.refused(10 * SECOND + number, 9 * SECOND + number, 100, None)
@@ -118,7 +119,7 @@ def test_what_was_under_way_tells_no_more() -> None:
 
 
 def test_quiet_times() -> None:
-    """The window is quiet 30 s after it was full, and each time later, 5 minutes at most."""
+    """The window is quiet 30 s after it was full, and twice as long each time, at most 5 min."""
     allowance = AdaptiveLimit(250)
     assert allowance.quiet(0)
     full(allowance, 2 * SECOND, 1)
@@ -134,7 +135,7 @@ def test_quiet_times() -> None:
 
 
 def test_an_accepted_request_between() -> None:
-    """Two 429s with an accepted request between them are not running."""
+    """Two 429s with an accepted request between them are not in a row."""
     allowance = AdaptiveLimit(250)
     allowance.refused(0, 0, 100, None)
     allowance.accepted(0, 0)
@@ -153,7 +154,7 @@ def test_retry_after_is_honoured() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 300)), max_size=60))
 def test_never_above_the_limit_nor_locked_out(refusals: list[tuple[int, int]]) -> None:
-    """After any refusals the assumed limit is inside the real one and comes back to it."""
+    """After any refusals the assumed limit is within the real one and grows back to it."""
     allowance, now = AdaptiveLimit(250), 0
     for after, own in refusals:
         now += after * SECOND
@@ -164,8 +165,8 @@ def test_never_above_the_limit_nor_locked_out(refusals: list[tuple[int, int]]) -
     assert allowance.paused_until <= now + 40 * SECOND
 
 
-def test_other_limits_keep_what_refusals_told() -> None:
-    """Stricter limits bound what is assumed; without refusals they are what is assumed."""
+def test_new_limits_keep_the_assumed_limit() -> None:
+    """Stricter limits bound the assumed limit; without refusals it equals them."""
     quiet, met = AdaptiveLimit(250), AdaptiveLimit(250)
     full(met, 10 * SECOND, 200)
 

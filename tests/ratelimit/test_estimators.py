@@ -1,4 +1,4 @@
-"""What the durations, round trips and failed polls seen so far make plausible."""
+"""The estimates from observed durations, round trips and failed polls."""
 
 import math
 import random
@@ -46,13 +46,13 @@ def outlook(
 
 
 def lasted(*seconds: float) -> list[tuple[int, int]]:
-    """Tasks of which the duration is known to the tenth."""
+    """Return an estimator with tasks whose durations are known to a tenth of a second."""
     return [(round(10 * each), 0) for each in seconds]
 
 
 @given(AGES, AGES)
-def test_nothing_is_plausible_before_the_first_end(lost: list[int], running: list[int]) -> None:
-    """Tasks that run and tasks that were lost tell no end."""
+def test_no_model_before_the_first_end(lost: list[int], running: list[int]) -> None:
+    """Running and lost tasks give no model before the first end."""
     assert None is seen([], lost).outlook(running, CYCLE)
     assert None is DurationEstimator((1, 2)).outlook(running, CYCLE)
 
@@ -61,7 +61,7 @@ def test_nothing_is_plausible_before_the_first_end(lost: list[int], running: lis
 def test_the_horizon_is_beyond_most(
     ends: list[tuple[int, int]], lost: list[int], running: list[int]
 ) -> None:
-    """It is 1.2 times the 95th percentile of what ended at least, and more while few did."""
+    """The horizon is at least 1.2 times the 95th percentile, and more while few ends are known."""
     highs = sorted((low + width) * SECOND // 10 for low, width in ends)
     q95 = highs[math.ceil(0.95 * len(highs)) - 1]
     horizon = outlook(ends, lost, running).horizon
@@ -78,15 +78,15 @@ def test_the_horizon_is_beyond_most(
     ],
 )
 def test_a_horizon(ends: list[float], horizon: float) -> None:
-    """(1.2 + 1/sqrt(n)) times the 95th percentile, and a quarter of a cycle."""
+    """The horizon is (1.2 + 1/sqrt(n)) times the 95th percentile, and a quarter of a cycle."""
     assert round(horizon * SECOND) == outlook(lasted(*ends)).horizon
 
 
 @given(ENDS, AGES, AGES, st.integers(0, 900))
-def test_what_has_not_ended_never_makes_it_shorter(
+def test_tasks_without_an_end_never_shorten_the_horizon(
     ends: list[tuple[int, int]], lost: list[int], running: list[int], age: int
 ) -> None:
-    """A task that was lost, or still runs, is evidence for longer durations or for none."""
+    """A lost or running task never makes the horizon shorter."""
     before = outlook(ends, lost, running)
     for after in (outlook(ends, [*lost, age], running), outlook(ends, lost, [*running, age])):
         assert before.horizon <= after.horizon
@@ -94,8 +94,8 @@ def test_what_has_not_ended_never_makes_it_shorter(
             assert before._share(at) <= after._share(at) + 1e-9
 
 
-def test_many_that_run_long_are_believed_before_they_end() -> None:
-    """Who counts only ends takes the first short ones for all."""
+def test_long_running_tasks_lengthen_the_horizon_before_they_end() -> None:
+    """Long running tasks count before they end, so the first short ends do not represent all."""
     ends = lasted(*[8.0] * 20)
     assert 15 * SECOND > outlook(ends).horizon
     assert 100 * SECOND < outlook(ends, running=[900] * 5).horizon
@@ -103,8 +103,8 @@ def test_many_that_run_long_are_believed_before_they_end() -> None:
 
 
 @given(ENDS)
-def test_with_ends_only_it_is_the_empirical_share(ends: list[tuple[int, int]]) -> None:
-    """Where all have ended the product-limit estimate is the share that lasted longer."""
+def test_with_ends_only_the_estimate_is_the_empirical_share(ends: list[tuple[int, int]]) -> None:
+    """If all tasks have ended, the product-limit estimate is the share that lasted longer."""
     found = outlook(ends)
     highs = [(low + width) * SECOND // 10 for low, width in ends]
     for age in {0, *highs, *(high - 1 for high in highs), *(high + 1 for high in highs)}:
@@ -113,7 +113,7 @@ def test_with_ends_only_it_is_the_empirical_share(ends: list[tuple[int, int]]) -
 
 
 def test_the_product_limit_estimate() -> None:
-    """A table from a textbook: 6, 6, 6, 7, 10, 13, 16, 22, 23 ended, 12 were lost from sight."""
+    """The estimate agrees with a textbook: 6, 6, 6, 7, 10, 13, 16, 22, 23 ended; 12 censored."""
     ended = [6, 6, 6, 7, 10, 13, 16, 22, 23]
     lost = [6, 9, 10, 11, 17, 19, 20, 25, 32, 32, 34, 35]
     # Without cycles between polls, as there.
@@ -131,8 +131,8 @@ def test_the_product_limit_estimate() -> None:
     assert round((1.2 + 1 / 3) * 35 * SECOND) == found.horizon
 
 
-def test_who_runs_is_counted_at_the_next_poll() -> None:
-    """Those that still run at a poll have not left before those that it saw to have ended."""
+def test_running_tasks_count_at_their_next_poll() -> None:
+    """A task that runs at a poll is still at risk when ends found at that poll are counted."""
     durations = DurationEstimator()
     for _ in range(5):
         durations.ended(0, CYCLE)
@@ -142,10 +142,10 @@ def test_who_runs_is_counted_at_the_next_poll() -> None:
 
 
 @given(ENDS, AGES, AGES)
-def test_the_older_the_more_suspicious(
+def test_older_tasks_are_more_likely_to_outlast_the_horizon(
     ends: list[tuple[int, int]], lost: list[int], running: list[int]
 ) -> None:
-    """The chance to outlast the horizon is never nothing, and never falls with age."""
+    """The probability to outlast the horizon is above 0 and never falls with age."""
     found = outlook(ends, lost, running)
     chances = [found.outlasts(age) for age in range(0, found.horizon + CYCLE, SECOND)]
     assert all(0.5 / (len(ends) + 1) <= chance <= 1 for chance in chances)
@@ -153,14 +153,14 @@ def test_the_older_the_more_suspicious(
 
 
 def test_the_chance_is_conditional() -> None:
-    """Of a hundred that last 5 s and ten that last 100, those of 50 s outlast the horizon."""
+    """Of a hundred tasks of 5 s and ten of 100 s, those that reach 50 s outlast the horizon."""
     found = outlook(lasted(*[5.0] * 100), running=[500] * 4)
     assert found.outlasts(0) < found.outlasts(6 * SECOND) == found.outlasts(50 * SECOND)
     assert 20 * found.outlasts(0) < found.outlasts(6 * SECOND)
 
 
-def test_nobody_has_run_so_long() -> None:
-    """A task that outlasts all that ended is expected to outlast the horizon."""
+def test_a_task_older_than_all_ends_outlasts_the_horizon() -> None:
+    """A task that is older than all observed ends is expected to outlast the horizon."""
     found = outlook(lasted(*[5.0] * 10))
     assert 0.5 / 11 == found.outlasts(0)
     assert 1.0 == found.outlasts(5 * SECOND) == found.outlasts(50 * SECOND)
@@ -168,14 +168,14 @@ def test_nobody_has_run_so_long() -> None:
 
 @given(ENDS, st.integers(0, 90 * SECOND))
 def test_ages_are_rounded_up(ends: list[tuple[int, int]], age: int) -> None:
-    """An age counts as the next half second, which errs towards long."""
+    """An age counts as the next half second, which errs towards long durations."""
     found = outlook(ends)
     assert found.outlasts(-(-age // COARSE) * COARSE) == found.outlasts(age)
 
 
 @given(ENDS, st.integers(0, 40 * SECOND), st.integers(0, 40 * SECOND))
-def test_what_is_likely_grows(ends: list[tuple[int, int]], age: int, more: int) -> None:
-    """With the age, and with the chance, the likely end comes later; it is always ahead."""
+def test_the_likely_end_grows(ends: list[tuple[int, int]], age: int, more: int) -> None:
+    """The likely end is later for a higher age and probability, and always ahead."""
     found = outlook(ends)
     chances = [found.likely(age, chance) for chance in (0.2, 0.5, 0.8, 1.0)]
     known = [each for each in chances if each is not None]
@@ -187,16 +187,18 @@ def test_what_is_likely_grows(ends: list[tuple[int, int]], age: int, more: int) 
 
 
 @given(ENDS)
-def test_all_ended_by_the_last(ends: list[tuple[int, int]]) -> None:
-    """With certainty a task has ended in the middle of the last interval; none is known later."""
+def test_the_certain_end_is_in_the_last_interval(ends: list[tuple[int, int]]) -> None:
+    """With probability 1 a task has ended by the middle of the last interval; no later end is
+    known.
+    """
     last = max((low + low + width) * SECOND // 20 for low, width in ends)
     found = outlook(ends)
     assert (last or None) == found.likely(0, 1.0)
     assert None is found.likely(last, 0.5)
 
 
-def test_what_is_likely() -> None:
-    """Eight of ten that may still end have ended by then."""
+def test_the_likely_end() -> None:
+    """Eight of ten tasks that still run have ended by the likely end."""
     found = outlook([(10 * each, 20) for each in range(10)])
     assert 8 * SECOND == found.likely(0, 0.8)
     assert 9 * SECOND == found.likely(5 * SECOND, 0.8)
@@ -205,7 +207,7 @@ def test_what_is_likely() -> None:
 
 @given(st.lists(st.booleans(), max_size=1000))
 def test_old_durations_are_forgotten(ends: list[bool]) -> None:
-    """Of any history the last 400 count, with how many of them ended."""
+    """The last 400 durations count, and so do the ends among them."""
     made = DurationEstimator()
     for ended in ends:
         if ended:
@@ -218,15 +220,15 @@ def test_old_durations_are_forgotten(ends: list[bool]) -> None:
 
 
 def test_durations_drift() -> None:
-    """What 400 others have followed counts no longer."""
+    """A duration no longer counts after 400 others."""
     made = seen(lasted(*[100.0] * 300, *[5.0] * 400))
     found = made.outlook([], CYCLE)
     assert found is not None
     assert round(1.25 * 5 * SECOND) + CYCLE // 4 == found.horizon
 
 
-def test_what_is_documented_weighs_as_one() -> None:
-    """The documented interval moves the first outlook and hardly a later one."""
+def test_the_documented_interval_counts_as_one_task() -> None:
+    """The documented interval changes the first model and hardly any later one."""
     made, bare = DurationEstimator((60 * SECOND, 90 * SECOND)), DurationEstimator()
     for durations in (made, bare):
         durations.ended(4 * SECOND, 5 * SECOND)
@@ -247,7 +249,7 @@ def test_what_is_documented_weighs_as_one() -> None:
 
 
 def exact(mean: float, r: int) -> Fraction:
-    """The chance of more than r by Poisson's distribution, to far more digits than a float has."""
+    """Return the probability of more than r events by Poisson's distribution with many digits."""
     term = total = Fraction(1)
     for k in range(1, r + 1):
         term *= Fraction(mean) / k
@@ -263,7 +265,7 @@ def exact(mean: float, r: int) -> Fraction:
 
 @given(st.integers(0, 400), st.sampled_from([1e-2, 1e-3, 1e-4]))
 def test_the_tail_is_the_smallest(tenths: int, chance: float) -> None:
-    """More than r have less than the chance, and more than r - 1 have not."""
+    """More than r events are rarer than the chance, and more than r - 1 are not."""
     mean = tenths / 10
     r = tail(mean, chance)
     assert exact(mean, r) < chance
@@ -272,7 +274,7 @@ def test_the_tail_is_the_smallest(tenths: int, chance: float) -> None:
 
 @pytest.mark.parametrize("mean", [500.0, 500.5, 700.0, 2000.0])
 def test_the_tail_of_many(mean: float) -> None:
-    """From 500 on the mean on it is five deviations, which is more than enough."""
+    """From a mean of 500 on the tail is five deviations, which is more than enough."""
     logs = [-mean + k * math.log(mean) - math.lgamma(k + 1) for k in range(round(3 * mean))]
     r = tail(mean, 1e-4)
     assert 1e-4 > sum(math.exp(each) for each in logs[r + 1 :])
@@ -281,14 +283,14 @@ def test_the_tail_of_many(mean: float) -> None:
 
 @given(st.floats(0, 600), st.floats(0, 30), st.sampled_from([1e-2, 1e-3, 1e-4]))
 def test_the_tail_grows(mean: float, more: float, chance: float) -> None:
-    """More on the mean, or less of a chance, is never a shorter tail."""
+    """The tail never shrinks for a higher mean or a lower probability."""
     assert tail(mean, chance) <= tail(mean + more, chance)
     assert tail(mean, chance) <= tail(mean, chance / 10)
     assert mean - 1 < tail(mean, chance)
 
 
 def test_a_few_tails() -> None:
-    """Of nothing nothing; of a tenth on the mean, two."""
+    """The tail of a mean of 0 is 0; that of a tenth is 2."""
     assert [0, 2, 5, 10] == [tail(mean, 1e-3) for mean in (0, 0.1, 1, 3)]
     assert all(a < b for a, b in pairwise(tail(mean, 1e-4) for mean in range(0, 50, 5)))
 
@@ -297,8 +299,8 @@ def test_a_few_tails() -> None:
 def test_the_estimate_step_by_step(
     ends: list[tuple[int, int]], lost: list[int], running: list[int]
 ) -> None:
-    """At each age at which some ended, the share that stays is of those that were there till then;
-    the quantile is the first age that a twentieth outlasts at most.
+    """At each age with ends, the remaining share is that of the tasks still at risk; the quantile
+    is the first age that at most a twentieth outlasts.
     """
     found = outlook(ends, lost, running)
     highs = sorted((low + width) * SECOND // 10 for low, width in ends)
@@ -318,8 +320,8 @@ def test_the_estimate_step_by_step(
 # Latency.
 
 
-def test_before_anything_is_seen() -> None:
-    """A network that nobody knows is taken for a fair one."""
+def test_the_initial_assumptions() -> None:
+    """Before any answer the network is assumed to be fair."""
     network = LatencyEstimator()
     assert 3 == network.tries
     assert 600_000 == network.patience
@@ -331,7 +333,7 @@ def test_before_anything_is_seen() -> None:
     [(1_000, 300_000, 150_000), (150_000, 450_000, 225_000), (9 * SECOND, 2 * SECOND, SECOND)],
 )
 def test_patience_follows_the_round_trips(took: int, patience: int, jitter: int) -> None:
-    """Patience is three times the 95th percentile and jitter half as much, both inside bounds."""
+    """Patience is three times the 95th percentile and jitter 1.5 times, within their bounds."""
     network = LatencyEstimator()
     for _ in range(100):
         network.answered(took)
@@ -340,8 +342,8 @@ def test_patience_follows_the_round_trips(took: int, patience: int, jitter: int)
 
 
 @given(st.lists(st.integers(0, 60 * SECOND), max_size=600))
-def test_a_twentieth_may_be_slow(times: list[int]) -> None:
-    """Whatever the round trips are, patience and jitter stay inside their bounds."""
+def test_patience_and_jitter_have_bounds(times: list[int]) -> None:
+    """Patience and jitter stay within their bounds for any round trips."""
     network = LatencyEstimator()
     for took in times:
         network.answered(took)
@@ -351,7 +353,7 @@ def test_a_twentieth_may_be_slow(times: list[int]) -> None:
 
 @given(st.integers(25, 60), st.integers(0, 2**32))
 def test_old_round_trips_are_forgotten(sixteens: int, seed: int) -> None:
-    """Patience and jitter are those of the last 400 round trips, whatever came before."""
+    """Patience and jitter are those of the last 400 round trips."""
     rng, times = random.Random(seed), list[int]()
     network = LatencyEstimator()
     for _ in range(16 * sixteens):
@@ -367,7 +369,7 @@ def test_old_round_trips_are_forgotten(sixteens: int, seed: int) -> None:
     ("clean", "failed", "tries"), [(200, 0, 2), (100, 3, 4), (0, 50, 6), (400, 400, 6)]
 )
 def test_tries_follow_the_failures(clean: int, failed: int, tries: int) -> None:
-    """The lease holds as many tries as the share of failures asks for, from 2 to 6."""
+    """The lease holds as many tries as the share of failures needs, from 2 to 6."""
     network = LatencyEstimator()
     for lost in [False] * clean + [True] * failed:
         network.polled(failed=lost)
@@ -384,8 +386,8 @@ def test_old_polls_are_forgotten(polls: list[bool]) -> None:
     assert (sum(last) + 0.08) / (len(last) + 20) == network.failing
 
 
-def test_a_few_slow_answers_are_no_jitter() -> None:
-    """With a hundred round trips known jitter is their 99th percentile, where that is less."""
+def test_jitter_ignores_a_few_slow_answers() -> None:
+    """With a hundred round trips jitter is their 99th percentile, if that is less."""
     for slow, jitter in ((250_000, 250_000), (900_000, 300_000)):
         network = LatencyEstimator()
         for took in [200_000] * 108 + [slow] * 4:
@@ -393,8 +395,8 @@ def test_a_few_slow_answers_are_no_jitter() -> None:
         assert jitter == network.jitter
 
 
-def test_before_a_hundred_are_known() -> None:
-    """With fewer round trips jitter is the 95th percentile and half as much again."""
+def test_jitter_before_a_hundred_round_trips() -> None:
+    """With fewer round trips jitter is 1.5 times the 95th percentile."""
     network = LatencyEstimator()
     for _ in range(96):
         network.answered(200_000)
@@ -407,7 +409,7 @@ def test_before_a_hundred_are_known() -> None:
 @settings(max_examples=examples(30))
 @given(st.lists(st.integers(150_000, SECOND), min_size=300, max_size=500))
 def test_jitter_is_beyond_most(times: list[int]) -> None:
-    """Of the last 400, looked at every sixteenth time, 95 of 100 arrive within it."""
+    """95 of 100 of the last 400 round trips are within jitter, updated at every sixteenth."""
     network = LatencyEstimator()
     for took in times:
         network.answered(took)
@@ -418,7 +420,7 @@ def test_jitter_is_beyond_most(times: list[int]) -> None:
 
 @given(st.lists(st.integers(50_000, 900_000), min_size=1, max_size=40), st.integers(1, 60))
 def test_only_the_last_round_trips_count(times: list[int], again: int) -> None:
-    """Patience and jitter are those of the last 400 round trips when they were looked at."""
+    """Patience and jitter are those of the last 400 round trips at their last update."""
     network, told = LatencyEstimator(), times * again
     for took in told:
         network.answered(took)

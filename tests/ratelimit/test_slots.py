@@ -1,4 +1,4 @@
-"""Phases are free where every run that holds them has room; what left counts for a second."""
+"""Phases are free where every run that contains them has room; requests count for a second."""
 
 import pytest
 from hypothesis import given
@@ -20,27 +20,27 @@ def phases(owned: list[int], *, cycle: int = CYCLE, per_slot: int = 1) -> PhaseT
 
 
 def polls(owned: list[int], slot: int, run: int, cycle: int = CYCLE) -> int:
-    """How many polls the `run` slots from `slot` on hold, one slot after another."""
+    """Return how many polls each of the `run` slots from `slot` on holds."""
     return sum((at - one) % cycle == 0 for at in range(slot, slot + run) for one in owned)
 
 
 def overfull(owned: list[int], slot: int, run: int, most: int) -> bool:
-    """Whether some run that holds `slot` holds more than `most`."""
+    """Return whether some run that contains `slot` holds more than `most`."""
     return any(polls(owned, first, run) > most for first in range(slot - run + 1, slot + 1))
 
 
 @given(OWNED, st.integers(0, 60), st.integers(1, 40))
-def test_what_is_ahead(owned: list[int], slot: int, run: int) -> None:
+def test_polls_ahead(owned: list[int], slot: int, run: int) -> None:
     """Each slot ahead holds as many polls as tasks own its phase."""
     expected = [polls(owned, at, 1) for at in range(slot, slot + run)]
     assert expected == phases(owned).ahead(slot, run)
 
 
 @given(OWNED, st.integers(0, 60), st.integers(1, CYCLE), st.integers(1, 5), st.integers(1, 3))
-def test_free_is_where_every_run_has_room(
+def test_a_phase_is_free_where_every_run_has_room(
     owned: list[int], slot: int, run: int, most: int, per_slot: int
 ) -> None:
-    """A phase is free where nobody owns it and no run that holds it would hold too much."""
+    """A phase is free if no task owns it and no run that contains it becomes too full."""
     made = phases(owned, per_slot=per_slot)
     alone = polls(owned, slot, 1) < per_slot
     expected = alone and not overfull([*owned, slot], slot, run, most)
@@ -49,13 +49,13 @@ def test_free_is_where_every_run_has_room(
 
 @given(OWNED, st.integers(0, 60), st.integers(CYCLE, 3 * CYCLE), st.integers(1, 9))
 def test_a_run_longer_than_the_cycle(owned: list[int], slot: int, run: int, most: int) -> None:
-    """Where a run holds a phase more than once what is free has room for all of its polls."""
+    """A phase that a run contains several times is free only if all of its polls fit."""
     if phases(owned, per_slot=9).free(slot, run, most):
         assert not overfull([*owned, slot], slot, run, most)
 
 
 def test_a_run_that_holds_a_phase_twice() -> None:
-    """In a run of two cycles one task counts twice: two fit into five, not three."""
+    """In a run of two cycles one task counts twice, so two tasks fit into five and three do not."""
     assert phases([0]).free(1, 2 * CYCLE, 5)
     assert not phases([0, 1]).free(2, 2 * CYCLE, 5)
 
@@ -64,15 +64,15 @@ def test_a_run_that_holds_a_phase_twice() -> None:
 def test_the_latest_is_the_nearest_free_one(
     owned: list[int], slot: int, back: int, run: int, most: int
 ) -> None:
-    """Of the free slots up to one, and so many before it, it is the last."""
+    """The latest free slot is the last one up to a slot and within the distance before it."""
     made = phases(owned)
     free = [at for at in range(slot - back, slot + 1) if made.free(at, run, most)]
     assert max(free, default=None) == made.latest(slot, back, run, most)
 
 
 @given(OWNED, st.lists(st.integers(0, 200), max_size=10), st.integers(1, 4))
-def test_taken_and_given_back(owned: list[int], more: list[int], most: int) -> None:
-    """What was taken and is given back leaves no trace, asked before or not."""
+def test_a_phase_given_back_leaves_no_trace(owned: list[int], more: list[int], most: int) -> None:
+    """A phase that was taken and given back changes no answer."""
     made = phases(owned, per_slot=2)
     before = made.ahead(0, CYCLE), [made.free(slot, 5, most) for slot in range(CYCLE)]
     for slot in more:
@@ -85,7 +85,7 @@ def test_taken_and_given_back(owned: list[int], more: list[int], most: int) -> N
 
 
 def test_another_question_has_another_answer() -> None:
-    """What is remembered of one run and bound is not told of another."""
+    """An answer that is cached for one run and bound is not used for another."""
     made = phases([0, 3])
     assert not made.free(4, 5, 2)
     assert made.free(4, 5, 3)
@@ -95,7 +95,7 @@ def test_another_question_has_another_answer() -> None:
 
 @pytest.mark.parametrize("cycle", [1, 2, 176])
 def test_an_empty_cycle_is_free(cycle: int) -> None:
-    """Where nobody owns anything every phase is free, and the nearest is the one asked for."""
+    """In an empty cycle every phase is free, and the latest free slot is the one asked for."""
     made = phases([], cycle=cycle)
     assert all(made.free(slot, 1, 1) for slot in range(2 * cycle))
     assert 5 * cycle == made.latest(5 * cycle, cycle // 4, 1, 1)
@@ -111,8 +111,8 @@ PATIENCE = 450_000
 RUN = (SECOND + GUARD) // SLOT + 1
 
 
-def test_it_counts_until_a_second_after_its_arrival() -> None:
-    """Unanswered, a request counts for a second and the guard, or the patience where it is late."""
+def test_a_request_counts_until_a_second_after_its_arrival() -> None:
+    """An unanswered request counts for a second and the guard, or the patience if late."""
     second = SecondWindow()
     second.leave(0, GUARD, PATIENCE)
     assert [1] == second.held((SECOND + GUARD) // SLOT, 1)
@@ -121,8 +121,8 @@ def test_it_counts_until_a_second_after_its_arrival() -> None:
     assert [0] == second.held((SECOND + PATIENCE) // SLOT + 1, 1, urgent=False)
 
 
-def test_an_answer_tells_when_it_had_arrived() -> None:
-    """An early answer ends what it counts a second later; a late one changes nothing."""
+def test_an_early_answer_ends_the_count_a_second_later() -> None:
+    """An early answer ends the count a second later; a late one changes nothing."""
     second = SecondWindow()
     second.answered(*second.leave(0, GUARD, PATIENCE), 50_000)
     assert [0] == second.held((SECOND + 50_000) // SLOT + 1, 1, urgent=False)
@@ -131,8 +131,8 @@ def test_an_answer_tells_when_it_had_arrived() -> None:
     assert [0] == second.held((SECOND + PATIENCE) // SLOT + 1, 1, urgent=False)
 
 
-def test_what_counts_later_counts_before() -> None:
-    """From a slot on the counts only fall."""
+def test_counts_fall_from_slot_to_slot() -> None:
+    """The counts never rise from a slot to later ones."""
     second = SecondWindow()
     for left in (0, 4 * SLOT, 8 * SLOT):
         second.leave(left, GUARD, PATIENCE)
@@ -143,7 +143,7 @@ def test_what_counts_later_counts_before() -> None:
 
 
 def test_the_past_counts_as_far_as_it_reaches() -> None:
-    """What an earlier account spent less than a second ago counts, older requests do not."""
+    """Requests of an earlier account count if they left less than a second ago."""
     second = SecondWindow()
     second.remember(200_000, GUARD, 3)
     second.remember(0, GUARD, 0)
@@ -154,7 +154,7 @@ def test_the_past_counts_as_far_as_it_reaches() -> None:
 
 @given(st.lists(st.integers(0, 60 * SECOND), max_size=50), st.integers(0, 60))
 def test_forgetting_changes_no_count(left: list[int], at: int) -> None:
-    """What is dropped counted nowhere any more."""
+    """Requests that are dropped counted in no slot any more."""
     one, other = SecondWindow(), SecondWindow()
     for second in (one, other):
         for now in sorted(left):
@@ -168,8 +168,8 @@ def test_forgetting_changes_no_count(left: list[int], at: int) -> None:
 
 
 @given(st.lists(st.integers(0, 20 * SECOND), max_size=50))
-def test_the_count_bounds_what_is_held(steps: list[int]) -> None:
-    """Slot by slot or at one leap, with answers between: no run holds more than the count."""
+def test_the_count_is_an_upper_bound(steps: list[int]) -> None:
+    """No slot holds more than the count, whichever answers and slots come between."""
     second, now = SecondWindow(), 0
     for step in steps:
         ends, late = second.leave(now, GUARD, PATIENCE)
@@ -180,8 +180,8 @@ def test_the_count_bounds_what_is_held(steps: list[int]) -> None:
         assert second.held(now // SLOT, RUN, urgent=False)[0] == count
 
 
-def test_what_left_so_long_ago_that_its_second_is_over_counts_nothing() -> None:
-    """Another process may tell of it that late, and of its answer later still."""
+def test_a_request_reported_after_its_second_does_not_count() -> None:
+    """Another process may report a request that late, and its answer even later."""
     window = SecondWindow()
     window.count(1_000)
 
@@ -192,8 +192,8 @@ def test_what_left_so_long_ago_that_its_second_is_over_counts_nothing() -> None:
     assert [0, 0, 0] == window.held(1_000, 3, urgent=False)
 
 
-def test_an_answer_that_is_told_late_takes_the_request_out_of_the_second() -> None:
-    """It arrived so long ago that nothing new meets it in a second."""
+def test_an_answer_reported_late_removes_the_request() -> None:
+    """The request arrived so long ago that no new request shares a second with it."""
     window = SecondWindow()
     ends, late = window.leave(0, 150_000, 2_000_000)
     window.count(30)

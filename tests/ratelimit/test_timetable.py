@@ -1,4 +1,4 @@
-"""Slots, phases and reservations: what fits stays inside both limits."""
+"""Slots, phases and reservations that stay within both limits."""
 
 import random
 
@@ -25,7 +25,7 @@ def table(
 
 
 def reserved(made: Timetable) -> int:
-    """How many polls the account's buckets hold."""
+    """Return how many polls the account's buckets hold."""
     made.account._settle()
     return sum(made.account._reserved)
 
@@ -42,7 +42,7 @@ def state(made: Timetable) -> tuple[object, ...]:
 
 
 def fill(made: Timetable, *, start: int = 0, last: int = 12_000, limit: int = 250) -> int:
-    """Promise tasks until no more are admitted; returns how many."""
+    """Reserve tasks until no more are admitted; return how many."""
     count, slot = 0, start
     while made.admits(slot, slot, slot + last, limit):
         if made.free(slot):
@@ -54,12 +54,12 @@ def fill(made: Timetable, *, start: int = 0, last: int = 12_000, limit: int = 25
 
 
 def test_seven_tasks_fit() -> None:
-    """The vendor's limits keep seven tasks alive at a poll every 8.8 s."""
+    """The vendor's limits hold seven tasks with a poll every 8.8 s."""
     assert 7 == fill(table())
 
 
-def test_promises_leave_in_order() -> None:
-    """The next reserved poll is the first that can be polled; kept, it moves a cycle on."""
+def test_reserved_polls_leave_in_order() -> None:
+    """The first reserved poll of a task with an id is next; then it moves on by a cycle."""
     made = table()
     made.reserve(1, 10, 1000)
     made.reserve(2, 5, 1000)
@@ -75,7 +75,7 @@ def test_promises_leave_in_order() -> None:
 
 @pytest.mark.parametrize("late", [0, 1, 175, 176, 177, 1000])
 def test_a_late_poll_keeps_its_phase(late: int) -> None:
-    """However late a poll leaves, the next is in the task's phase and in the future."""
+    """After a late poll the next one is in the task's phase and in the future."""
     made = table()
     made.reserve(1, 10, 100_000)
     made.arm(1)
@@ -86,8 +86,8 @@ def test_a_late_poll_keeps_its_phase(late: int) -> None:
     assert 186 + late < first[0] <= 186 + late + 176
 
 
-def test_nothing_after_the_last_slot() -> None:
-    """A task has no reserved poll past its end, and ends without a trace."""
+def test_no_poll_after_the_last_slot() -> None:
+    """A task has no reserved poll after its last slot, and leaves no trace when it ends."""
     made = table()
     before = state(made)
     made.reserve(1, 10, 100)
@@ -104,7 +104,7 @@ def test_nothing_after_the_last_slot() -> None:
 
 
 def test_a_window_is_taken_until_a_period_after_the_answer() -> None:
-    """A request occupies the window while it is unanswered and a period (and the guard) longer."""
+    """A request counts while it is unanswered, and for a period (and the guard) afterwards."""
     made = table()
     made.leave(1, 0, SECOND)
     assert 1 == made.occupied(0)
@@ -115,7 +115,7 @@ def test_a_window_is_taken_until_a_period_after_the_answer() -> None:
 
 
 def test_a_creation_counts_twice_until_its_answer() -> None:
-    """The poll that leaves late when a creation is answered late has its place."""
+    """A creation counts twice, so a first poll after a late answer has room."""
     made = table()
     made.leave(1, 0, SECOND, creates=True)
     assert 248 == made.account.spare(0)
@@ -136,8 +136,8 @@ def test_the_second() -> None:
     assert made.room(SECOND + 2 * SLOT)
 
 
-def test_the_second_beside_a_silent_request() -> None:
-    """A silent request counts for its patience, and for what is urgent for the guard only."""
+def test_the_second_beside_an_unanswered_request() -> None:
+    """An unanswered request counts for its patience, and only for the guard if it is urgent."""
     made = table(per_second=1)
     made.leave(1, 0, 2 * SECOND)
     assert not made.room(2 * SECOND)
@@ -146,8 +146,8 @@ def test_the_second_beside_a_silent_request() -> None:
     assert made.room(SECOND + 4 * SLOT, urgent=True)
 
 
-def test_the_second_beside_promises() -> None:
-    """What leaves now must leave room for what is reserved within the second, its own polls too."""
+def test_the_second_beside_reserved_polls() -> None:
+    """A request leaves only if reserved polls within the second, its own included, have room."""
     made = table(per_second=2)
     made.reserve(1, 10, 10_000)
     made.reserve(2, 12, 10_000)
@@ -159,7 +159,7 @@ def test_the_second_beside_promises() -> None:
 
 
 def test_one_request_a_second_leaves_room_for_tries() -> None:
-    """At one request a second two phases are so far apart that a try fits between them."""
+    """At one request per second two phases are so far apart that a retry fits between them."""
     made = table(per_second=1)
     made.reserve(1, 0, 10_000)
     assert not made.free(40)
@@ -167,7 +167,7 @@ def test_one_request_a_second_leaves_room_for_tries() -> None:
 
 
 def test_crowded_slots_and_seconds() -> None:
-    """A slot has one phase, a second four of five, and three where tries need two."""
+    """A slot has one phase, a second has four of five, and three if retries need two."""
     made = table()
     made.reserve(1, 0, 10_000)
     assert not made.free(176)
@@ -179,7 +179,7 @@ def test_crowded_slots_and_seconds() -> None:
 
 
 def test_growing_and_shrinking_the_cycle() -> None:
-    """A new cycle moves no poll later, keeps one owner a phase, and leaves nothing behind."""
+    """A new cycle moves no poll later and keeps one owner for each phase."""
     made = table(cycle=160)
     fill(made, limit=200)
     before = {ref: task.next for ref, task in made._tasks.items()}
@@ -195,7 +195,7 @@ def test_growing_and_shrinking_the_cycle() -> None:
 
 
 def test_a_plan_that_does_not_fit_changes_nothing() -> None:
-    """Where a shorter cycle overdraws the window the plan stays as it was."""
+    """If a shorter cycle would exceed the window, the plan stays unchanged."""
     made = table()
     fill(made)
     before = state(made)
@@ -204,7 +204,7 @@ def test_a_plan_that_does_not_fit_changes_nothing() -> None:
 
 
 def test_a_plan_without_room_for_the_phases() -> None:
-    """Where a cycle has no phase for every task the plan stays as it was."""
+    """If a cycle has no phase for each task, the plan stays unchanged."""
     made = table(requests=10_000)
     for ref in range(12):
         made.reserve(ref, ref * 12, 10_000)
@@ -213,8 +213,8 @@ def test_a_plan_without_room_for_the_phases() -> None:
     assert before == state(made)
 
 
-def test_a_plan_against_what_just_left() -> None:
-    """A plan that moves polls beside requests that just left is not taken."""
+def test_a_plan_beside_recent_requests() -> None:
+    """A plan that moves polls beside recent requests beyond the limit is refused."""
     made = table(cycle=176, per_second=2, requests=10_000)
     for ref in range(2):
         made.reserve(ref, ref * 40, 10_000)
@@ -226,8 +226,8 @@ def test_a_plan_against_what_just_left() -> None:
     assert before == state(made)
 
 
-def test_overdue_promises_get_a_phase_of_their_own() -> None:
-    """After oversleeping, overdue tasks leave at once and share no phase with others."""
+def test_overdue_polls_get_a_phase_of_their_own() -> None:
+    """After a stall overdue polls leave at once, and their tasks share no phase with others."""
     made = table(requests=1000, cycle=176)
     for ref in range(10):
         made.reserve(ref, ref * 15, 12_000)
@@ -245,7 +245,7 @@ def test_overdue_promises_get_a_phase_of_their_own() -> None:
 
 @pytest.mark.parametrize("gap", [10, 600, 36_000, 10**12])
 def test_idle(gap: int) -> None:
-    """However long nothing happens, the account stays small and true."""
+    """The account stays small and correct after a long idle time."""
     made = table()
     for number in range(100):
         made.leave(number, 0, SECOND)
@@ -257,7 +257,7 @@ def test_idle(gap: int) -> None:
 
 
 def test_overdue_for_long() -> None:
-    """A reserved poll older than all that is remembered is kept and released all the same."""
+    """A reserved poll that is older than all buckets can still be kept and released."""
     made = table()
     made.reserve(1, 10, 200)
     made.reserve(2, 10, 190)
@@ -280,7 +280,7 @@ def test_the_next_change_is_ahead() -> None:
 
 @given(st.integers(0, 2**32), st.sampled_from([1, 2, 3, 5, 8, 40]), st.sampled_from([8, 40, 176]))
 def test_any_history_keeps_the_second(seed: int, per_second: int, cycle: int) -> None:
-    """Whatever leaves where there is room, beside reservations kept, no second holds more."""
+    """No second exceeds its limit, whatever requests leave beside reserved polls."""
     rng = random.Random(seed)
     made = table(per_second=per_second, cycle=cycle, requests=10**6)
     left: list[int] = []
@@ -308,15 +308,15 @@ def test_any_history_keeps_the_second(seed: int, per_second: int, cycle: int) ->
         assert per_second >= sum(at <= other < at + span for other in left)
 
 
-def test_shown() -> None:
+def test_repr() -> None:
     """The repr says how many tasks are polled how often."""
     made = table()
     made.leave(1, 0, SECOND)
     assert "<Timetable 0 tasks every 8.8 s, 1 requests unanswered>" == repr(made)
 
 
-def test_what_was_spent_before_is_remembered() -> None:
-    """A new account that is told the past of another has the same room, in window and second."""
+def test_the_past_of_another_account_counts() -> None:
+    """A new account with the past of another one has the same room, in window and second."""
     before, after = table(), table()
     for number in range(200):
         before.leave(number, number * SECOND, 450_000)
@@ -334,7 +334,7 @@ def test_what_was_spent_before_is_remembered() -> None:
     assert 250 == after.account.spare(330 * SECOND)
 
 
-def test_nothing_was_spent_before() -> None:
+def test_an_unused_account_has_no_past() -> None:
     """An account that was never used has no past."""
     assert ((0, 0),) == table().past(5 * SECOND)
     fresh = table()
@@ -342,8 +342,8 @@ def test_nothing_was_spent_before() -> None:
     assert 250 == fresh.account.spare(0)
 
 
-def test_an_overdue_promise_waits_for_the_one_of_the_slot() -> None:
-    """The poll whose slot it is leaves first, so that one that is overdue sees it."""
+def test_an_overdue_poll_waits_for_the_one_of_the_slot() -> None:
+    """The poll of the present slot leaves before overdue ones, which then take it into account."""
     made = table()
     for ref, slot in ((1, 0), (2, 10), (3, 20)):
         made.reserve(ref, slot, 12_000)
@@ -363,7 +363,7 @@ def test_an_overdue_promise_waits_for_the_one_of_the_slot() -> None:
 
 
 def test_longer_and_shorter() -> None:
-    """A task is reserved more where it fits, and less at once; released it leaves no trace."""
+    """A reservation becomes longer if that fits and shorter at once; freed it leaves no trace."""
     made = table()
     before = state(made)
     made.reserve(1, 0, 1000)
@@ -379,7 +379,7 @@ def test_longer_and_shorter() -> None:
 
 
 def test_longer_where_it_does_not_fit() -> None:
-    """Where the windows have no room for more nothing changes; for less there is always room."""
+    """A longer reservation that does not fit changes nothing; a shorter one always fits."""
     made = table()
     fill(made)
     made.reserve(99, 5000, 5100)
@@ -389,8 +389,8 @@ def test_longer_where_it_does_not_fit() -> None:
     assert made.extend(99, 5000, 5000, 0)
 
 
-def test_nothing_is_promised_any_longer() -> None:
-    """A task whose last reserved poll is used up has lapsed; it goes on in its phase, and ahead."""
+def test_a_lapsed_reservation() -> None:
+    """A task has lapsed after its last reserved poll, and is extended in its phase and ahead."""
     made = table()
     made.reserve(1, 10, 200)
     made.arm(1)
@@ -404,8 +404,8 @@ def test_nothing_is_promised_any_longer() -> None:
     assert 6 == reserved(made)
 
 
-def test_promised_less_than_its_next_poll() -> None:
-    """Where a task may be polled no longer its reserved poll leaves the queue as well."""
+def test_shorter_than_the_next_poll() -> None:
+    """If a reservation ends before its next poll, that poll leaves the queue as well."""
     made = table()
     made.reserve(1, 10, 1000)
     made.arm(1)
@@ -418,8 +418,8 @@ def test_promised_less_than_its_next_poll() -> None:
     assert (186, 1) == head(made.queue)
 
 
-def test_a_promise_moves_later() -> None:
-    """A poll between two reserved ones moves the next one, and the phase, behind it."""
+def test_a_reserved_poll_moves_later() -> None:
+    """An early poll moves the next reserved one, and the phase, to a later slot."""
     made = table()
     made.reserve(1, 0, 12_000)
     made.arm(1)
@@ -432,8 +432,8 @@ def test_a_promise_moves_later() -> None:
 
 
 @pytest.mark.parametrize("to", [100, 176, 2001])
-def test_a_promise_moves_only_later_and_not_beyond_the_last(to: int) -> None:
-    """Sooner, or behind the last reserved poll, is no place for a poll."""
+def test_a_reserved_poll_moves_only_later_and_not_beyond_the_last(to: int) -> None:
+    """A poll moves neither to an earlier slot nor behind the last reserved one."""
     made = table()
     made.reserve(1, 0, 2000)
     made.arm(1)
@@ -442,8 +442,8 @@ def test_a_promise_moves_only_later_and_not_beyond_the_last(to: int) -> None:
     assert before == state(made)
 
 
-def test_a_promise_stays_where_the_other_place_is_taken() -> None:
-    """Where another owns the phase, or the windows are full, nothing moves."""
+def test_a_reserved_poll_stays_where_the_new_slot_is_taken() -> None:
+    """A poll does not move if another task owns the phase or the windows are full."""
     made = table()
     for ref, slot in ((1, 0), (2, 44)):
         made.reserve(ref, slot, 12_000)
@@ -461,8 +461,8 @@ def test_a_promise_stays_where_the_other_place_is_taken() -> None:
     st.integers(1, 400),
     st.lists(st.tuples(st.sampled_from(["extend", "shift", "keep"]), st.integers(0, 900))),
 )
-def test_whatever_changes_the_account_is_true(last: int, moves: list[tuple[str, int]]) -> None:
-    """However reservations change, exactly what is reserved is counted."""
+def test_the_account_matches_the_reservations(last: int, moves: list[tuple[str, int]]) -> None:
+    """However reservations change, exactly the reserved polls are counted."""
     made = table(cycle=40, requests=30)
     before, slot = state(made), 0
     for ref in (1, 2):
@@ -492,7 +492,7 @@ def test_whatever_changes_the_account_is_true(last: int, moves: list[tuple[str, 
 
 
 def test_the_origin_is_the_latest_free_phase() -> None:
-    """A task created in a slot takes its phase, or the nearest before it that is free."""
+    """A new task gets the phase of its slot, or the nearest free one before it."""
     made = table()
     assert 500 == made.origin(500)
     made.reserve(1, 500, 12_000)
@@ -507,7 +507,7 @@ def test_the_origin_is_the_latest_free_phase() -> None:
 
 
 def test_no_origin() -> None:
-    """Farther than a quarter of the cycle before its creation no task begins."""
+    """A new task gets no phase more than a quarter of the cycle before its creation."""
     made = table()
     taken = 0
     while (place := made.origin(500)) is not None:
@@ -517,8 +517,8 @@ def test_no_origin() -> None:
     assert 4 <= taken <= 8
 
 
-def test_what_another_plan_would_admit() -> None:
-    """The same task fits where those that run are taken to end sooner than they are reserved."""
+def test_admission_under_another_plan() -> None:
+    """A task that does not fit is admitted under a plan in which running tasks end sooner."""
     made = table()
     count = fill(made)
     slot = next(slot for slot in range(5000, 5200) if made.free(slot))
@@ -533,8 +533,8 @@ def test_what_another_plan_would_admit() -> None:
 # What is lent.
 
 
-def test_the_last_place_of_a_second_is_lent() -> None:
-    """At one request a second it is, where nothing is unanswered and no try can need it."""
+def test_the_last_request_of_a_second_is_used() -> None:
+    """It may be used at one request per second if none is unanswered and no retry needs it."""
     made = table(per_second=1)
     made.reserve(1, 0, 12_000)
     reach = made._reach
@@ -553,8 +553,8 @@ def test_the_last_place_of_a_second_is_lent() -> None:
     assert made.lends(60 * SLOT, 10)
 
 
-def test_more_than_one_place_needs_no_loan() -> None:
-    """Where two places of a second are free one of them may be used, whatever is unanswered."""
+def test_one_of_two_free_requests_is_used() -> None:
+    """If a second has room for two requests, one may be used beside unanswered ones."""
     made = table()
     for number in range(3):
         made.leave(number, 0, SECOND)
@@ -565,10 +565,8 @@ def test_more_than_one_place_needs_no_loan() -> None:
 
 
 @pytest.mark.parametrize("asleep", [700, 1000, 3600])
-def test_longer_after_oversleeping(asleep: int) -> None:
-    """A task whose reservations are all overdue by more than a window is reserved more all the
-    same.
-    """
+def test_longer_after_a_stall(asleep: int) -> None:
+    """A task whose reserved polls are all overdue by more than a window can be extended."""
     made = table()
     for ref in range(7):
         made.reserve(ref, ref * 20, ref * 20 + 2400)
@@ -582,10 +580,8 @@ def test_longer_after_oversleeping(asleep: int) -> None:
     assert 0 == made.account._total == reserved(made)
 
 
-def test_a_short_promise_beside_long_ones() -> None:
-    """No run as long as a period holds more than the limit, beyond a task's last reserved poll
-    either.
-    """
+def test_a_short_reservation_beside_long_ones() -> None:
+    """No run of a period exceeds the limit, also after the last reserved poll of a task."""
     made = table()
     for ref in range(7):
         made.reserve(ref, ref * 20, ref * 20 + 12_000)
@@ -596,8 +592,8 @@ def test_a_short_promise_beside_long_ones() -> None:
     assert 246 >= made.account.peak(slot, slot + 12_000)
 
 
-def test_more_is_spared_at_once() -> None:
-    """Where another fifth of a second is kept for tries, fewer phases are free from then on."""
+def test_more_requests_are_spared_at_once() -> None:
+    """If another fifth of a second is kept for retries, fewer phases are free from then on."""
     made = table()
     for ref, slot in enumerate((0, 2, 4)):
         made.reserve(ref, slot, 12_000)
@@ -609,8 +605,8 @@ def test_more_is_spared_at_once() -> None:
     assert made.free(6)
 
 
-def test_whether_a_poll_is_promised_by_a_time() -> None:
-    """The next reserved poll counts where it leaves by then, and where there is one."""
+def test_whether_a_poll_is_reserved_by_a_time() -> None:
+    """A reserved poll counts if it exists and leaves by that time."""
     made = table()
     made.reserve(1, 0, 200)
     assert made.polled_by(1, 176 * SLOT)
@@ -621,10 +617,8 @@ def test_whether_a_poll_is_promised_by_a_time() -> None:
     assert not made.polled_by(1, 1000 * SLOT)
 
 
-def test_a_task_that_exists_takes_a_kept_place() -> None:
-    """Where phases without the kept places are taken, one that exists has four of five all the
-    same.
-    """
+def test_an_existing_task_takes_a_request_of_retries() -> None:
+    """If the other phases are taken, a task that exists gets four of five all the same."""
     made = table()
     made.spared = 2
     count = 0
@@ -645,7 +639,7 @@ def test_a_task_that_exists_takes_a_kept_place() -> None:
 
 
 def test_polls_of_others_count_and_are_never_due() -> None:
-    """They fill the window, and nobody but their owner is asked to send them."""
+    """Polls of other members count in the window, and only their owners send them."""
     made = table()
     made.account.forget(0)
 
@@ -660,7 +654,7 @@ def test_polls_of_others_count_and_are_never_due() -> None:
 
 
 def test_a_poll_of_another_member_keeps_its_place_in_the_second_for_a_while() -> None:
-    """In its slot and for 0.3 s more it may not have left yet."""
+    """A poll of another member counts in its slot and for 0.3 s more, since it may be late."""
     made = table(per_second=1, guard=0)
     made.account.forget(0)
     made.mirror(-2, 100, 12_000)
@@ -672,13 +666,13 @@ def test_a_poll_of_another_member_keeps_its_place_in_the_second_for_a_while() ->
 
 
 def test_the_plan_of_another_member_moves_all_tasks() -> None:
-    """Those that it names to their new places, the others only to the new cycle."""
+    """Tasks that the plan names move to their new slots; the others get only the new cycle."""
     made = table()
     for ref in (1, 2):
         made.reserve(ref, 10 * ref, 12_000)
         made.arm(ref)
 
-    made.take_over(140, 200_000, {1: (90, 11_000)})
+    made.adopt_plan(140, 200_000, {1: (90, 11_000)})
 
     assert (140, 200_000) == (made.cycle, made.guard)
     assert [(90, 11_000), (196, 12_000)] == [made.reserved(ref) for ref in (1, 2)]
@@ -686,8 +680,8 @@ def test_the_plan_of_another_member_moves_all_tasks() -> None:
     assert sum(len(made._polls(task)) for task in made._tasks.values()) == reserved(made)
 
 
-def test_other_limits_count_what_left_and_is_reserved() -> None:
-    """What was answered stays in a window that is longer now, and so does every reservation."""
+def test_new_limits_keep_requests_and_reservations() -> None:
+    """Answered requests count in a longer window, and all reservations stay."""
     made = table()
     made.leave(1, 10 * SECOND, 450_000)
     made.answered(1, 11 * SECOND)
@@ -703,8 +697,8 @@ def test_other_limits_count_what_left_and_is_reserved() -> None:
     assert 2 == made.occupied(500 * SECOND)
 
 
-def test_other_limits_before_anything_left() -> None:
-    """The new account begins where the old one did, not at the last poll that is reserved."""
+def test_new_limits_before_any_request() -> None:
+    """The new account begins where the old one did, and not at the last reserved poll."""
     made = table()
     made.account.forget(0)
     made.mirror(-2, 100, 12_000)

@@ -1,4 +1,4 @@
-"""The period's limit, in buckets: what is asked agrees with counting one window after another."""
+"""The limit of a period, in buckets: answers agree with counting one window after another."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -33,20 +33,20 @@ NEAR = st.integers(0, 2)
 def account(
     *, requests: int = REQUESTS, period: int = 3 * SECOND, horizon: int = 4000
 ) -> SlidingWindow:
-    """An account of buckets of two slots, which begins at 0; `horizon` is in slots."""
+    """Return an account of buckets of two slots that begins at 0; `horizon` is in slots."""
     made = SlidingWindow(requests=requests, period=period, horizon=horizon * SLOT)
     made.index(0)
     return made
 
 
 def reserved(made: SlidingWindow) -> list[int]:
-    """What is reserved, by bucket."""
+    """Return the reserved polls of each bucket."""
     made._settle()
     return list(made._reserved)
 
 
 class Plain:
-    """The same, counted one window after another."""
+    """The same account, counted one window after another."""
 
     def __init__(self, made: SlidingWindow) -> None:
         self.bucket, self.run = made._bucket, made._run
@@ -59,9 +59,7 @@ class Plain:
             self.reserved[slot // self.bucket] += by
 
     def peak(self, slot: int, last: int, polls: Sequence[int] = (), leaving: int = 0) -> int:
-        """The most in a window, with `polls` and `leaving`, of those that end from `slot` on and by
-        `last`.
-        """
+        """Return the most in a window that ends from `slot` to `last`, with these requests."""
         here, last = slot // self.bucket, max(slot, last) // self.bucket
         counts = self.left + self.reserved + Counter(poll // self.bucket for poll in polls)
         counts[here] += self.unanswered + leaving
@@ -71,14 +69,14 @@ class Plain:
         )
 
     def beyond(self, last: int) -> int:
-        """A slot in the last bucket of the windows that hold `last`."""
+        """Return a slot in the last bucket of the windows that contain `last`."""
         return last + (self.run - 1) * self.bucket
 
 
 def played(
     moves: Sequence[tuple[int, str, int, int]], *, forgets: bool = False
 ) -> tuple[SlidingWindow, Plain, int]:
-    """An account, the same counted plainly, and the slot in which `moves` ended."""
+    """Return an account, the same counted plainly, and the slot in which `moves` ended."""
     made = account()
     plain, slot = Plain(made), 0
     for gap, what, length, step in moves:
@@ -102,7 +100,7 @@ def played(
 
 @pytest.mark.parametrize(("period", "horizon"), [(3, 4000), (300, 12_000), (300, 2400), (1, 200)])
 def test_two_requests_within_a_period_share_a_window(period: int, horizon: int) -> None:
-    """What is closer than a period and the latest arrival is in one run, and hardly more is."""
+    """Requests closer than a period and the latest arrival share a run; others hardly ever do."""
     made = account(period=period * SECOND, horizon=horizon)
     span = (period * SECOND + LATEST) // SLOT
     for first in range(made._bucket):
@@ -113,13 +111,13 @@ def test_two_requests_within_a_period_share_a_window(period: int, horizon: int) 
 
 @pytest.mark.parametrize(("period", "horizon"), [(300, 600), (86_400, 600), (300, 86_400), (1, 1)])
 def test_there_are_not_too_many_buckets(period: int, horizon: int) -> None:
-    """However long the period and the reservations are, some thousands of buckets hold them."""
+    """For any period and horizon there are at most some thousands of buckets."""
     made = SlidingWindow(requests=250, period=period * SECOND, horizon=horizon * SECOND)
     assert 4001 >= (period + horizon) * SECOND // (made._bucket * SLOT)
 
 
-def test_what_of_a_task_is_in_a_window() -> None:
-    """A window holds no more of a task's reservations than there are, and than it is long."""
+def test_the_reach_of_a_task() -> None:
+    """A window holds no more reservations of a task than the task has, and than fit its length."""
     assert 20 == account(period=300 * SECOND, horizon=20).reach
     made = account()
     assert made._run * made._bucket == made.reach
@@ -127,7 +125,7 @@ def test_what_of_a_task_is_in_a_window() -> None:
 
 
 def test_the_next_change_is_the_next_bucket() -> None:
-    """Until then, and not longer, the present bucket is the same."""
+    """The present bucket is the same until the next change, and not longer."""
     made = account()
     for now in (0, SLOT, 2 * SLOT - 1, 2 * SLOT, 12_345_678):
         later = made.next_change(now)
@@ -137,7 +135,7 @@ def test_the_next_change_is_the_next_bucket() -> None:
 
 @given(MOVES, st.integers(600, 1000))
 def test_the_peak_is_that_of_the_windows(moves: list[tuple[int, str, int, int]], to: int) -> None:
-    """The most in a window, of those that hold a slot and those after it."""
+    """The peak is the most in a window of those that contain a slot and those after it."""
     made, plain, slot = played(moves)
     assert plain.peak(slot, slot + to) == made.peak(slot, slot + to)
 
@@ -146,8 +144,8 @@ def test_the_peak_is_that_of_the_windows(moves: list[tuple[int, str, int, int]],
 
 
 @given(MOVES)
-def test_what_is_spare(moves: list[tuple[int, str, int, int]]) -> None:
-    """So many could leave now, asked twice and after more is reserved or sent."""
+def test_spare_requests(moves: list[tuple[int, str, int, int]]) -> None:
+    """The spare requests could leave now, also after more is reserved or sent."""
     made, plain, slot = played(moves)
     made.spare(slot * SLOT)
     made.reserve(-1, range(slot, slot + 10))
@@ -161,22 +159,24 @@ def test_what_is_spare(moves: list[tuple[int, str, int, int]]) -> None:
 
 
 @given(MOVES, st.integers(0, 10), LIMITS)
-def test_what_fits_now(moves: list[tuple[int, str, int, int]], count: int, limit: int) -> None:
-    """More fit now where every window that holds the present has room for them."""
+def test_requests_that_fit_now(
+    moves: list[tuple[int, str, int, int]], count: int, limit: int
+) -> None:
+    """More requests fit now if every window that contains the present has room for them."""
     made, plain, slot = played(moves)
     peak = plain.peak(slot, plain.beyond(slot))
     assert (peak + count <= limit) == made.fits(slot * SLOT, count, limit)
 
 
 @given(MOVES, POLLS, st.integers(0, 2), NEAR)
-def test_what_holds(
+def test_polls_that_fit(
     moves: list[tuple[int, str, int, int]],
     polls: tuple[int, int, int],
     leaving: int,
     near: int,
 ) -> None:
-    """Promises hold only where every window up to the last of them does, and are turned down only
-    for a window that holds one of them.
+    """Polls fit only if every window up to the last of them has room, and are refused only for a
+    window that contains one of them.
     """
     made, plain, slot = played(moves)
     more = range(slot + polls[0], slot + polls[0] + polls[1], polls[2])
@@ -189,13 +189,13 @@ def test_what_holds(
 
 
 @given(MOVES, st.lists(POLLS, max_size=4), st.integers(0, 2), NEAR)
-def test_what_another_plan_would_hold(
+def test_another_plan(
     moves: list[tuple[int, str, int, int]],
     plan: list[tuple[int, int, int]],
     leaving: int,
     near: int,
 ) -> None:
-    """Another plan is held against what left, not against what is reserved, and changes nothing."""
+    """Another plan is checked against the requests that left, and replaces the reservations."""
     made, plain, slot = played(moves)
     before = made.spare(slot * SLOT), made._total, reserved(made)
     more = [range(slot + after, slot + after + length, step) for after, length, step in plan]
@@ -210,10 +210,10 @@ def test_what_another_plan_would_hold(
 
 
 @given(MOVES, POLLS, LIMITS)
-def test_what_holds_alone_would_hold(
+def test_both_checks_agree_without_reservations(
     moves: list[tuple[int, str, int, int]], polls: tuple[int, int, int], limit: int
 ) -> None:
-    """Where nothing is reserved both questions have one answer."""
+    """Without reservations both checks have the same answer."""
     made, _, slot = played([move for move in moves if move[1] != "reserved"])
     more = range(slot + polls[0], slot + polls[0] + polls[1], polls[2])
     made.index(slot)
@@ -221,18 +221,18 @@ def test_what_holds_alone_would_hold(
 
 
 @given(MOVES, st.integers(0, 10), LIMITS)
-def test_the_quick_answer_is_true(
+def test_the_quick_check_is_correct(
     moves: list[tuple[int, str, int, int]], count: int, limit: int
 ) -> None:
-    """What fits wherever it is fits everywhere."""
+    """Requests that pass the quick check fit in every window."""
     made, plain, slot = played(moves)
     if made.at_most(count, limit):
         assert made.fits(slot * SLOT, count, limit)
         assert plain.peak(slot, slot + 600) + count <= limit
 
 
-def test_a_promise_of_nothing() -> None:
-    """No polls change nothing, and hold where a request that leaves does."""
+def test_an_empty_reservation() -> None:
+    """A reservation without polls fits exactly if the request that leaves does."""
     made = account(requests=1)
     made.reserve(1, range(5, 5))
     assert 0 == made._total
@@ -241,8 +241,8 @@ def test_a_promise_of_nothing() -> None:
     assert not made.holds(0, range(5, 5), 1, leaving=1)
 
 
-def test_windows_that_have_gone_by_are_full_no_longer() -> None:
-    """A window is full until the first request is a period and the latest arrival old."""
+def test_past_windows_do_not_count() -> None:
+    """A window is full until its first request is older than a period and the latest arrival."""
     made = account(requests=3)
     for _ in range(3):
         made.answered(0)
@@ -254,10 +254,10 @@ def test_windows_that_have_gone_by_are_full_no_longer() -> None:
 
 
 @given(MOVES, POLLS, st.booleans())
-def test_a_promise_taken_back_leaves_no_trace(
+def test_a_reservation_taken_back_leaves_no_trace(
     moves: list[tuple[int, str, int, int]], polls: tuple[int, int, int], looked: bool
 ) -> None:
-    """Promised and taken back, seen in between or not, everything is as it was."""
+    """A reservation that was taken back changes no answer, whether it was counted or not."""
     made, _, slot = played(moves)
     more = range(slot + polls[0], slot + polls[0] + polls[1], polls[2])
     made.index(more[-1])
@@ -285,8 +285,8 @@ PLANS = st.lists(
 
 
 @given(PLANS)
-def test_the_last_promise_counts(plans: list[tuple[int, int, int, int, bool]]) -> None:
-    """However often a task's reservations change, seen or not, the buckets hold the last ones."""
+def test_the_last_reservation_counts(plans: list[tuple[int, int, int, int, bool]]) -> None:
+    """However often a reservation changes, the buckets hold the last one."""
     made, last = account(), dict[int, range]()
     for ref, first, count, step, looked in plans:
         last[ref] = range(first, first + count * step, step)
@@ -299,8 +299,8 @@ def test_the_last_promise_counts(plans: list[tuple[int, int, int, int, bool]]) -
 
 
 @given(PLANS)
-def test_some_of_the_promises_have_left(plans: list[tuple[int, int, int, int, bool]]) -> None:
-    """Promises that lose their first ones, or get them back, count as they are."""
+def test_some_reserved_polls_have_left(plans: list[tuple[int, int, int, int, bool]]) -> None:
+    """A reservation without its first polls, or with them again, is counted correctly."""
     made, last = account(), dict[int, range]()
     for ref, first, _, _, looked in plans:
         last[ref] = range(7 * (first % 9), 63, 7)
@@ -311,8 +311,8 @@ def test_some_of_the_promises_have_left(plans: list[tuple[int, int, int, int, bo
     assert expected == Counter({at: count for at, count in enumerate(reserved(made)) if count})
 
 
-def test_what_nobody_looks_at_is_not_kept() -> None:
-    """Tasks that come and go while everything fits anywhere leave nothing behind."""
+def test_uncounted_tasks_leave_nothing_behind() -> None:
+    """Tasks that are added and removed while all requests fit leave nothing behind."""
     made = account()
     for ref in range(100):
         made.reserve(ref, range(10, 400, 7))
@@ -327,7 +327,7 @@ def test_what_nobody_looks_at_is_not_kept() -> None:
 def test_forgetting_changes_no_answer(
     moves: list[tuple[int, str, int, int]], later: int, polls: tuple[int, int, int], limit: int
 ) -> None:
-    """What is dropped is in no window from now on."""
+    """Requests that are dropped are in no window from now on."""
     made, _, slot = played(moves)
     other, _, _ = played(moves, forgets=True)
     slot += later
@@ -340,8 +340,8 @@ def test_forgetting_changes_no_answer(
     assert made.holds(slot, more, limit) <= other.holds(slot, more, limit)
 
 
-def test_what_is_old_is_dropped() -> None:
-    """The account stays small, and a reserved poll that was overdue can still be taken back."""
+def test_old_requests_are_dropped() -> None:
+    """The account stays small, and a reservation that was overdue can still be removed."""
     made = account()
     made.reserve(1, range(10, 20, 5))
     made.answered(0)
@@ -357,10 +357,10 @@ def test_what_is_old_is_dropped() -> None:
 
 
 @given(MOVES, st.integers(0, 2 * SLOT - 1), st.integers(0, 200))
-def test_what_is_told_is_no_less(
+def test_the_past_is_counted_in_full(
     moves: list[tuple[int, str, int, int]], part: int, later: int
 ) -> None:
-    """An account that is told the past of another counts all of it, and for as long."""
+    """An account with the past of another counts all of it, for at least as long."""
     made, _, slot = played([move for move in moves if move[1] == "answered"])
     now = slot * SLOT + part
     told = SlidingWindow(requests=REQUESTS, period=3 * SECOND, horizon=4000 * SLOT)
@@ -371,7 +371,7 @@ def test_what_is_told_is_no_less(
 
 
 def test_the_past_by_age() -> None:
-    """The oldest come first, with how long ago they were answered at least."""
+    """The past lists the oldest requests first, with their least ages."""
     made = account()
     for now in (0, 10 * SLOT, 11 * SLOT, 20 * SLOT):
         made.answered(now)
@@ -381,10 +381,10 @@ def test_the_past_by_age() -> None:
 
 
 @given(MOVES, POLLS, st.integers(0, 2))
-def test_what_holds_holds_in_every_window(
+def test_polls_that_fit_are_within_every_window(
     moves: list[tuple[int, str, int, int]], polls: tuple[int, int, int], leaving: int
 ) -> None:
-    """Promises hold only where every window that holds one of them does."""
+    """Polls fit only if every window that contains one of them has room."""
     made, plain, slot = played(moves)
     more = range(slot + polls[0], slot + polls[0] + polls[1], polls[2])
     peak = plain.peak(slot, plain.beyond(more[-1]), more, leaving)
@@ -394,17 +394,18 @@ def test_what_holds_holds_in_every_window(
 
 def test_a_begun_account_counts_earlier_requests_from_when_they_left() -> None:
     """Requests of other processes, read later, leave the window a period after they were sent."""
-    made, late = account(), account()
+    made = SlidingWindow(requests=REQUESTS, period=3 * SECOND, horizon=4000 * SLOT)
+    known_since_0 = account()
     now = 40 * SLOT
     made.begin(now)
     made.begin(now)
     for at in (0, 10 * SLOT, 39 * SLOT):
         made.answered(at)
-        late.answered(at)
+        known_since_0.answered(at)
 
     for later in range(200):
         at = now + later * SLOT
-        assert late.occupied(at) == made.occupied(at)
+        assert known_since_0.occupied(at) == made.occupied(at)
     assert 3 == made._total
 
 
@@ -421,17 +422,17 @@ def test_a_copy_keeps_the_times_before_0(period: int) -> None:
     assert 0 == other.occupied((period - 2) * SECOND + LATEST + 4 * 2 * SLOT)
 
 
-def test_a_plan_beyond_what_is_known() -> None:
-    """An account that holds nothing yet can be asked about any plan."""
+def test_any_plan_of_an_empty_account() -> None:
+    """An empty account answers for any plan."""
     made = SlidingWindow(requests=10, period=3 * SECOND, horizon=4000 * SLOT)
     assert made.would_hold(100, [range(100, 101)], 10)
 
 
 @given(PLANS, POLLS, LIMITS)
-def test_replaced_where_it_fits(
+def test_replace(
     plans: list[tuple[int, int, int, int, bool]], polls: tuple[int, int, int], limit: int
 ) -> None:
-    """A task is reserved other polls where they fit without its own, else what it was reserved."""
+    """A task gets other polls if they fit without its own, and otherwise keeps its own."""
     made, other = account(), account()
     for ref, first, count, step, _ in plans:
         for each in (made, other):

@@ -40,7 +40,7 @@ async def test_the_ceiling_of_a_client(tmp_path: Path, monkeypatch: MP) -> None:
         outcomes = await all_of(c.batch([smile(n) for n in range(10, 20)]))
         results = await asyncio.gather(*runs, return_exceptions=True)
         adds_up(c, harness.sandbox)
-        with pytest.raises(CeilingReached, match="max_units=6 there are 6 spent") as caught:
+        with pytest.raises(CeilingReached, match="6 of max_units=6 are spent") as caught:
             await c.run(smile(99))
         assert 0.0 == caught.value.units_at_stake
         # Finished jobs are still fetched.

@@ -1,4 +1,4 @@
-"""Who may be created beside those that run, and until when each of them is reserved polls."""
+"""Which tasks may be created beside running ones, and until when polls are reserved for each."""
 
 import math
 import random
@@ -22,7 +22,7 @@ INSURED = 120 * SECOND
 
 
 class AdmissionHarness:
-    """Admission at the vendor's limits and a good network; what is created is answered at once."""
+    """Admission at the vendor's limits on a good network; creations are answered at once."""
 
     def __init__(self, *, insured: int = INSURED, give_up: int = GIVE_UP) -> None:
         self.pacer = Pacer(Limits(), lease=10 * SECOND, horizon=give_up)
@@ -63,7 +63,7 @@ class AdmissionHarness:
         return self.admission.admits(self.job(feature, outputs), self.now, limit)
 
     def fill(self, feature: str = "ai-smile", slots: int = 200) -> list[int]:
-        """Create as many as are admitted in so many slots from now on."""
+        """Create as many tasks as are admitted in so many slots from now on."""
         made = []
         for _ in range(slots):
             if self.admits(feature):
@@ -84,7 +84,7 @@ class AdmissionHarness:
         self.admission.review(self.now)
 
     def learn(self, count: int, lasts: float = 8.0, feature: str = "ai-smile") -> None:
-        """So many tasks ran, one after another; then the window is empty again."""
+        """Run so many tasks one after another, then empty the window."""
         for _ in range(count):
             ref = self.create(feature)
             self.wait(lasts)
@@ -92,11 +92,11 @@ class AdmissionHarness:
         self.wait(310)
 
     def reserved(self, ref: int, created: int) -> int:
-        """How long after its creation the last reserved poll of `ref` may leave."""
+        """Return how long after its creation the last reserved poll of `ref` may leave."""
         return self.table._tasks[ref].last * SLOT - created
 
     def poll(self) -> None:
-        """Every reserved poll up to now leaves, and finds its task running."""
+        """Send every reserved poll up to now; each finds its task running."""
         while (first := head(self.table.queue)) is not None and first[0] * SLOT <= self.now:
             self.table.keep(first[1], first[0] * SLOT)
             self.admission.runs(first[1], first[0] * SLOT, self.now)
@@ -111,7 +111,7 @@ def horizon(ends: int, lasts: float, cycle: int) -> int:
 
 
 def test_a_task_that_is_given_up_sooner_is_reserved_less() -> None:
-    """Polls are reserved for no longer than the task's own `give_up`, and admitted by that."""
+    """Polls are reserved and admitted until the task's own `give_up`, and no longer."""
     strict = AdmissionHarness(insured=GIVE_UP)
     job = strict.job()
     job.give_up, job.given_up = 60 * SECOND, 60 * SECOND
@@ -125,7 +125,7 @@ def test_a_task_that_is_given_up_sooner_is_reserved_less() -> None:
 
 
 def test_more_tasks_fit_that_are_given_up_sooner() -> None:
-    """Tasks that are given up after 20 s leave room for others much sooner."""
+    """Tasks that are given up after 20 s make room for others much sooner."""
 
     def admitted(give_up: int | None) -> int:
         strict, count = AdmissionHarness(insured=GIVE_UP), 0
@@ -143,7 +143,7 @@ def test_more_tasks_fit_that_are_given_up_sooner() -> None:
 
 
 def test_strict_before_the_first_end() -> None:
-    """Where no durations are known a task is reserved polls until it is given up."""
+    """Without known durations a task has reserved polls until it is given up."""
     harness = AdmissionHarness()
     assert harness.admits()
     ref = harness.create()
@@ -154,15 +154,15 @@ def test_strict_before_the_first_end() -> None:
 
 @pytest.mark.parametrize("count", [1, 4, 25])
 def test_a_young_task_is_insured(count: int) -> None:
-    """A task of a kind that is known is reserved polls for 120 s, and one more."""
+    """A task of a known kind has reserved polls for 120 s, and one more."""
     harness = AdmissionHarness()
     harness.learn(count)
     created = harness.now // SLOT * SLOT
     assert INSURED + harness.cycle == harness.reserved(harness.create(), created)
 
 
-def test_a_horizon_beyond_what_is_insured() -> None:
-    """Where tasks last longer than they are insured they are reserved the horizon."""
+def test_a_horizon_beyond_insured() -> None:
+    """If tasks last longer than `insured`, polls are reserved until the horizon."""
     harness = AdmissionHarness(insured=10 * SECOND)
     harness.learn(4)
     created = harness.now // SLOT * SLOT
@@ -170,18 +170,16 @@ def test_a_horizon_beyond_what_is_insured() -> None:
     assert expected // SLOT * SLOT == harness.reserved(harness.create(), created)
 
 
-def test_no_promise_beyond_the_end() -> None:
-    """Where the horizon lies behind the time when a task is given up that is the last reserved
-    poll.
-    """
+def test_no_reservation_beyond_give_up() -> None:
+    """If the horizon is behind the time when a task is given up, polls end at that time."""
     harness = AdmissionHarness()
     harness.learn(1, lasts=300)
     created = harness.now // SLOT * SLOT
     assert GIVE_UP == harness.reserved(harness.create(), created)
 
 
-def test_an_old_task_is_promised_all() -> None:
-    """From the horizon on a task is reserved polls until it is given up."""
+def test_an_old_task_has_all_polls_reserved() -> None:
+    """From the horizon on a task has reserved polls until it is given up."""
     harness = AdmissionHarness()
     harness.learn(4)
     created = harness.now // SLOT * SLOT
@@ -193,7 +191,7 @@ def test_an_old_task_is_promised_all() -> None:
 
 
 def test_young_again() -> None:
-    """The first ends take back what is reserved beyond 120 s for running tasks."""
+    """The first ends shorten the reservations of running tasks to 120 s."""
     harness = AdmissionHarness()
     running = harness.create()
     ended = harness.create()
@@ -203,8 +201,8 @@ def test_young_again() -> None:
     assert INSURED + harness.cycle == harness.reserved(running, 0)
 
 
-def test_the_whole_time_insured() -> None:
-    """Who is insured until tasks are given up is strict whatever is known."""
+def test_insured_until_give_up_is_strict() -> None:
+    """If `insured` is as long as `give_up`, admission is strict with any durations."""
     harness = AdmissionHarness(insured=GIVE_UP)
     harness.learn(20)
     created = harness.now // SLOT * SLOT
@@ -213,7 +211,7 @@ def test_the_whole_time_insured() -> None:
 
 
 def test_strict_after_a_loss() -> None:
-    """After a loss nothing is believed until 30 more have ended."""
+    """After a loss admission is strict until 30 more tasks have ended."""
     harness = AdmissionHarness()
     harness.learn(4)
     running, lost = harness.create(), harness.create()
@@ -232,7 +230,7 @@ def test_strict_after_a_loss() -> None:
 
 
 def test_strict_under_foreign_use() -> None:
-    """While the key seems to be used elsewhere nothing is believed."""
+    """While others seem to use the key, admission is strict."""
     harness = AdmissionHarness()
     harness.learn(4)
     created, ref = harness.now // SLOT * SLOT, harness.create()
@@ -247,7 +245,7 @@ def test_strict_under_foreign_use() -> None:
 
 
 def test_how_many_fit() -> None:
-    """Seven where nothing is known, twice as many insured for 120 s, three times with less."""
+    """Seven tasks fit without durations, twice as many at 120 s, three times at less."""
     strict, insured, bold = (
         AdmissionHarness(),
         AdmissionHarness(),
@@ -261,8 +259,8 @@ def test_how_many_fit() -> None:
     assert 20 < counts[2]
 
 
-def test_full_is_full_until_news_or_the_next_bucket() -> None:
-    """What did not fit is not asked again before something happens; then it may fit."""
+def test_a_refused_admission_is_remembered_until_an_event_or_a_bucket() -> None:
+    """A job that did not fit is checked again after an event or in the next bucket."""
     harness = AdmissionHarness()
     running = harness.fill()
     assert not harness.admits()
@@ -275,7 +273,7 @@ def test_full_is_full_until_news_or_the_next_bucket() -> None:
 
 @pytest.mark.parametrize("later", [0, 3 * SLOT])
 def test_a_creation_reserves_what_its_admission_found(later: int) -> None:
-    """It reserves the same polls as one that nobody asked about, also where it leaves later."""
+    """A creation reserves the same polls as one without a check, also if it leaves later."""
     reserved: list[list[range]] = []
     for asks in (False, True):
         harness = AdmissionHarness()
@@ -297,7 +295,7 @@ def test_a_creation_reserves_what_its_admission_found(later: int) -> None:
 
 
 def test_no_free_phase() -> None:
-    """Where every phase near is taken nothing is admitted, and a second later again."""
+    """If all near phases are taken no task is admitted, and a second later one is."""
     harness = AdmissionHarness()
     slot = harness.now // SLOT
     for at in range(slot - harness.table.cycle // 4 - 40, slot + 40):
@@ -309,8 +307,8 @@ def test_no_free_phase() -> None:
     assert harness.admits()
 
 
-def test_those_that_run_long_are_in_the_way() -> None:
-    """The longer those that run have been seen to, the fewer fit beside them."""
+def test_fewer_tasks_fit_beside_older_ones() -> None:
+    """The older running tasks are, the fewer fit beside them."""
     seen: list[int] = []
     for low in (0.0, 7.5):
         harness = AdmissionHarness(insured=20 * SECOND)
@@ -324,7 +322,7 @@ def test_those_that_run_long_are_in_the_way() -> None:
 
 
 def test_an_old_task_that_does_not_fit() -> None:
-    """While old tasks have no polls reserved to their ends, nothing is created."""
+    """While an old task lacks reserved polls, no task is created."""
     harness = AdmissionHarness()
     harness.learn(100)
     running = harness.fill()
@@ -345,8 +343,8 @@ def test_an_old_task_that_does_not_fit() -> None:
     assert 5 <= len(running) <= 7
 
 
-def test_room_belongs_to_the_old_first() -> None:
-    """Room that comes with time goes to the reservations of old tasks before new ones."""
+def test_room_goes_to_old_tasks_first() -> None:
+    """New room goes to the reservations of old tasks before new ones."""
     harness = AdmissionHarness()
     harness.learn(100)
     running, created = [], harness.now
@@ -366,10 +364,8 @@ def test_room_belongs_to_the_old_first() -> None:
     assert harness.admits()
 
 
-def test_short_ones_get_one_more_poll() -> None:
-    """A task whose reservations are used up is reserved its next poll, of those kept for tries if
-    need be.
-    """
+def test_lapsed_tasks_get_one_more_poll() -> None:
+    """A task without reserved polls gets its next one, also from those kept for retries."""
     harness = AdmissionHarness()
     harness.learn(100)
     running = harness.fill()
@@ -388,8 +384,8 @@ def test_short_ones_get_one_more_poll() -> None:
     assert running[0] not in lapsed
 
 
-def test_beside_a_kind_that_nobody_knows() -> None:
-    """Tasks of a kind without an end stand in the way until they are given up."""
+def test_beside_a_kind_without_an_end() -> None:
+    """Tasks of a kind without an end count until they are given up."""
     bold, beside = AdmissionHarness(insured=20 * SECOND), AdmissionHarness(insured=20 * SECOND)
     for harness in (bold, beside):
         harness.learn(100)
@@ -400,8 +396,8 @@ def test_beside_a_kind_that_nobody_knows() -> None:
     assert 3 >= len(beside.fill("ai-avatar"))
 
 
-def test_what_is_not_known_is_admitted_strictly() -> None:
-    """A kind without an end gets no more than strict, however well another is known."""
+def test_a_kind_without_an_end_is_admitted_strictly() -> None:
+    """A kind without an end is admitted strictly, however well another is known."""
     harness = AdmissionHarness()
     harness.learn(100)
     assert 7 == len(harness.fill("ai-avatar"))
@@ -411,8 +407,8 @@ def test_what_is_not_known_is_admitted_strictly() -> None:
 
 
 @pytest.mark.parametrize(("feature", "outputs"), [("ai-avatar", 1), ("ai-smile", 4)])
-def test_kinds_share_no_evidence(feature: str, outputs: int) -> None:
-    """Of another feature, or with another number of outputs, tasks last as long as they like."""
+def test_kinds_share_no_durations(feature: str, outputs: int) -> None:
+    """Another feature or number of outputs has its own durations."""
     harness = AdmissionHarness()
     harness.learn(10)
     created = harness.now // SLOT * SLOT
@@ -422,7 +418,7 @@ def test_kinds_share_no_evidence(feature: str, outputs: int) -> None:
 
 
 def test_sixty_four_kinds_are_remembered() -> None:
-    """The kind that was used longest ago is forgotten first, and none that runs."""
+    """The kind that was used longest ago is forgotten first, unless it has running tasks."""
     harness = AdmissionHarness()
     running = harness.create("first")
     for number in range(100):
@@ -435,8 +431,8 @@ def test_sixty_four_kinds_are_remembered() -> None:
     harness.end(running)
 
 
-def test_what_a_job_says_of_its_kind() -> None:
-    """What is documented of a kind counts beside its first ends."""
+def test_documented_durations_count() -> None:
+    """The documented duration of a kind counts beside its first ends."""
     ends = []
     for usual in (None, (40 * SECOND, 60 * SECOND)):
         harness = AdmissionHarness()
@@ -454,7 +450,7 @@ def test_what_a_job_says_of_its_kind() -> None:
 
 
 def test_the_likely_end() -> None:
-    """Nobody knows before the first end; then what most have ended by, from its creation."""
+    """It is unknown before the first end, and then the time when most tasks have ended."""
     harness = AdmissionHarness()
     first, second, third = harness.create(), harness.create(), harness.create()
     assert None is harness.admission.likely_end(second)
@@ -469,7 +465,7 @@ def test_the_likely_end() -> None:
 
 
 def test_an_age_counts_from_the_answer() -> None:
-    """A task has run for sure only since the answer to its creation."""
+    """A task has certainly run only since the answer to its creation."""
     harness = AdmissionHarness()
     job = harness.job()
     harness.admission.created(job, 0)
@@ -479,8 +475,8 @@ def test_an_age_counts_from_the_answer() -> None:
     assert 3 * SECOND == harness.admission._tasks[job.ref].low
 
 
-def test_what_a_task_keeps_to_itself() -> None:
-    """As many requests as reservations and one: fewer once durations are known."""
+def test_requests_reserved_for_each_task() -> None:
+    """A task needs its reserved polls and one more request, fewer with known durations."""
     harness = AdmissionHarness()
     cycle = harness.table.cycle
     assert GIVE_UP // SLOT // cycle + 1 == harness.admission.reserved_each(0)
@@ -493,8 +489,8 @@ def test_what_a_task_keeps_to_itself() -> None:
     )
 
 
-def test_what_did_not_end_is_evidence_where_it_was_seen_to_run() -> None:
-    """A task that is given up tells how long it ran; one never seen to run tells nothing."""
+def test_a_task_without_an_end_counts_if_it_was_seen_running() -> None:
+    """A task that is given up counts with its age; one never seen running does not count."""
     harness = AdmissionHarness()
     harness.learn(20)
     kind = next(iter(harness.admission._kinds.values()))
@@ -507,10 +503,8 @@ def test_what_did_not_end_is_evidence_where_it_was_seen_to_run() -> None:
     assert before + 1 == len(kind.durations)
 
 
-def test_a_lease_renewed_between_two_promises() -> None:
-    """The next reserved poll moves a cycle behind a poll that came 2.5 s after the last, not
-    sooner.
-    """
+def test_a_lease_renewed_between_two_reserved_polls() -> None:
+    """A poll 2.5 s or more after the last one moves the next reserved poll a cycle behind it."""
     harness = AdmissionHarness()
     ref = harness.create()
     first = harness.table.next_poll(ref)
@@ -525,8 +519,8 @@ def test_a_lease_renewed_between_two_promises() -> None:
     assert first + apart == harness.table.next_poll(ref)
 
 
-def test_it_ends_without_a_trace() -> None:
-    """When all have ended nothing is reserved, short, young or old."""
+def test_ended_tasks_leave_no_trace() -> None:
+    """When all tasks have ended no poll is reserved, and no task is short, young or old."""
     harness = AdmissionHarness()
     harness.learn(30)
     running = harness.fill()
@@ -546,7 +540,7 @@ def test_it_ends_without_a_trace() -> None:
 @settings(max_examples=examples(40))
 @given(st.integers(0, 2**32), st.sampled_from([20, 60, 120]), st.floats(2, 60))
 def test_every_task_is_insured_whatever_happens(seed: int, insured: int, median: float) -> None:
-    """Whatever ends, is lost or stays, each task keeps its reserved polls while it is insured."""
+    """Whatever ends or is lost, each task keeps its reserved polls while it is insured."""
     rng = random.Random(seed)
     harness = AdmissionHarness(insured=insured * SECOND)
     ends: dict[int, float] = {}
@@ -571,8 +565,8 @@ def test_every_task_is_insured_whatever_happens(seed: int, insured: int, median:
             assert young or task.last == task.cap or ref in harness.admission._short
 
 
-def test_after_oversleeping() -> None:
-    """Who wakes up when all that ran is too old long since goes on."""
+def test_after_a_long_stall() -> None:
+    """After a stall in which all tasks became too old, the scheduler goes on."""
     harness = AdmissionHarness()
     harness.learn(100)
     running = harness.fill()
@@ -584,8 +578,8 @@ def test_after_oversleeping() -> None:
     assert harness.admits()
 
 
-def test_a_horizon_that_creeps() -> None:
-    """However slowly the horizon moves, a young task is reserved polls up to it."""
+def test_a_horizon_that_grows_slowly() -> None:
+    """Polls of young tasks are reserved up to the horizon, however slowly it grows."""
     harness = AdmissionHarness(insured=20 * SECOND)
     harness.learn(20, lasts=60)
     began, running = harness.now, harness.fill()
@@ -599,16 +593,16 @@ def test_a_horizon_that_creeps() -> None:
         assert task.kind.outlook.horizon <= reserved or last in harness.admission._short
 
 
-def test_an_early_poll_takes_nothing_from_a_suspect() -> None:
-    """What nobody was reserved leaves while there is room for all that may run long, and never
-    beside an old task that has no reserved poll to its end.
+def test_an_early_poll_leaves_room_for_long_tasks() -> None:
+    """An early poll leaves while all tasks that may run long fit, and never while an old task lacks
+    polls.
     """
     harness = AdmissionHarness()
     harness.learn(100)
-    assert harness.admission.spares(harness.now, 246)
+    assert harness.admission.leaves_room(harness.now, 246)
     harness.fill()
-    assert harness.admission.spares(harness.now, 246)
-    assert not harness.admission.spares(harness.now, 60)
+    assert harness.admission.leaves_room(harness.now, 246)
+    assert not harness.admission.leaves_room(harness.now, 60)
     ref = next(iter(harness.admission._tasks))
     harness.admission._short[ref] = harness.admission._tasks[ref]
-    assert not harness.admission.spares(harness.now, 100_000)
+    assert not harness.admission.leaves_room(harness.now, 100_000)

@@ -1,4 +1,4 @@
-"""The scheduler hears of tasks that exist already, of ceilings, and of creations one by one."""
+"""Adopted tasks, spending limits, and creations that must be alone."""
 
 from collections import Counter
 
@@ -27,7 +27,7 @@ DOWN = ServiceUnavailable("down")
 
 
 def adopted(ref: int = 1, **facts: object) -> ev.TaskAdopted:
-    """A smile's task."""
+    """Return the event for an adopted smile."""
     return ev.TaskAdopted(ref, SMILE, 1.0, f"task-{ref}", **facts)  # type: ignore[arg-type]
 
 
@@ -35,7 +35,7 @@ class Former(World):
     """A world in which a former process has left tasks."""
 
     def leave_over(self, lasts: float, seen: float = 0.0) -> int:
-        """A task that ends `lasts` seconds from now and was polled `seen` seconds ago."""
+        """Return a task that ends in `lasts` seconds and was polled `seen` seconds ago."""
         ref = len(self.jobs) + 1
         self.jobs[ref] = 1.0
         at = self.now - round(seen * SECOND)
@@ -49,8 +49,8 @@ class Former(World):
 
 @pytest.mark.parametrize("count", [1, 7, 30])
 @pytest.mark.parametrize("busy", [True, False])
-def test_asked_for_at_once(count: int, busy: bool) -> None:
-    """Tasks that are taken over are asked for five a second, before anything else, and kept."""
+def test_adopted_tasks_are_polled_at_once(count: int, busy: bool) -> None:
+    """Adopted tasks are polled first, five a second, and kept alive."""
     world = Former(Limits(), Polling(insured=120), seed=1)
     if busy:
         for _ in range(20):
@@ -70,8 +70,8 @@ def test_asked_for_at_once(count: int, busy: bool) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_kept_like_others(seed: int) -> None:
-    """Adopted tasks among others keep every limit and reserved poll; lost ones are reported."""
+def test_adopted_tasks_among_others(seed: int) -> None:
+    """Adopted tasks keep within every limit and reserved poll; lost ones are reported."""
     world = Former(Limits(), Polling(insured=60), seed=seed)
     for number in range(30):
         if number % 3:
@@ -87,8 +87,8 @@ def test_kept_like_others(seed: int) -> None:
     assert NEVER == world.scheduler.wakes_at(world.now + SECOND)
 
 
-def test_counted_as_running() -> None:
-    """A task that is taken over is charged and counts as running at once."""
+def test_an_adopted_task_counts_as_running() -> None:
+    """An adopted task is charged and counts as running at once."""
     harness = SchedulerHarness()
     harness.tell(adopted())
     assert 1 == harness.scheduler.statistics().running
@@ -97,7 +97,7 @@ def test_counted_as_running() -> None:
 
 
 def test_adopted_and_done() -> None:
-    """A task that has ended is reported after one request, and is no evidence of durations."""
+    """An adopted task that has ended takes one request, and its duration does not count."""
     harness = SchedulerHarness()
     harness.tell(adopted())
     poll = harness.poll()
@@ -109,7 +109,7 @@ def test_adopted_and_done() -> None:
 
 
 def test_adopted_and_unknown() -> None:
-    """One that the vendor does not know is believed lost at once, with its units at stake."""
+    """An adopted task that the vendor does not know is lost at once, its units at stake."""
     harness = SchedulerHarness()
     harness.tell(adopted())
     harness.tell(ev.TaskUnknown(harness.poll(), TaskExpired("gone", task_id="task-1")))
@@ -120,7 +120,7 @@ def test_adopted_and_unknown() -> None:
 
 
 def test_adopted_and_failed() -> None:
-    """One whose engine fails is not created anew: its job is known to nobody here."""
+    """An adopted task whose engine fails is not created again, since its job is unknown."""
     harness = SchedulerHarness(engine_retries=3)
     harness.tell(adopted())
     harness.tell(failed(harness.poll()))
@@ -128,8 +128,8 @@ def test_adopted_and_failed() -> None:
     assert 1.0 == harness.scheduler.statistics().units.returned
 
 
-def test_adopted_and_silent() -> None:
-    """The first poll that fails is tried again soon: nobody knows how much of the lease is left."""
+def test_adopted_without_an_answer() -> None:
+    """A first poll without an answer is retried soon, since the rest of the lease is unknown."""
     harness = SchedulerHarness()
     harness.tell(adopted())
     harness.tell(ev.NoAnswer(harness.poll(), DOWN))
@@ -142,7 +142,7 @@ def test_adopted_and_silent() -> None:
 
 @pytest.mark.parametrize("answer", [ev.TimedOut, ev.KeyRefused])
 def test_adopted_and_refused(answer: type[ev.TimedOut | ev.KeyRefused]) -> None:
-    """Other ends of one that was taken over leave its unit at stake."""
+    """Other ends of an adopted task leave its units at stake."""
     harness = SchedulerHarness()
     harness.tell(adopted())
     for _ in range(1 + (answer is ev.KeyRefused)):
@@ -153,7 +153,7 @@ def test_adopted_and_refused(answer: type[ev.TimedOut | ev.KeyRefused]) -> None:
 
 @pytest.mark.parametrize("age", [0, 100, 10_000])
 def test_too_old(age: int) -> None:
-    """However old it is, it is asked for, and kept for a while if it runs."""
+    """An adopted task of any age is polled, and kept for a while if it runs."""
     harness = SchedulerHarness()
     harness.tell(adopted(age=age * SECOND))
     while not isinstance(command := harness.take(), ev.Settle):
@@ -167,7 +167,7 @@ def test_too_old(age: int) -> None:
 
 @pytest.mark.parametrize("polled", [True, False])
 def test_dropped(polled: bool) -> None:
-    """A client that ends abandons what it has taken over, asked for or not."""
+    """A client that is aborted abandons its adopted tasks, polled or not."""
     harness = SchedulerHarness()
     harness.tell(adopted())
     if polled:
@@ -180,8 +180,8 @@ def test_dropped(polled: bool) -> None:
     assert not polled or NEVER == harness.scheduler.wakes_at(harness.now + 400 * SECOND)
 
 
-def test_closing_keeps_it() -> None:
-    """A client that only closes keeps what it has taken over; so does one that nobody waits for."""
+def test_closing_keeps_adopted_tasks() -> None:
+    """Adopted tasks run on if their client closes or their caller no longer waits."""
     harness = SchedulerHarness()
     harness.tell(adopted())
     harness.tell(ev.ChannelClosed())
@@ -194,8 +194,8 @@ def test_closing_keeps_it() -> None:
     "event",
     [adopted(), ev.JobRejected(1, RequestRefused("x")), ev.JobAdded(1, SMILE, 1.0, uploads=False)],
 )
-def test_known_already(event: ev.Event) -> None:
-    """A number that is known is nobody else's, and nothing has changed."""
+def test_a_number_in_use(event: ev.Event) -> None:
+    """A number in use is refused, and the state is unchanged."""
     harness = SchedulerHarness()
     harness.tell(adopted())
     before = harness.scheduler.statistics()
@@ -205,7 +205,7 @@ def test_known_already(event: ev.Event) -> None:
 
 
 def test_a_full_window() -> None:
-    """Where the window is full they wait until it is not, and no longer."""
+    """Adopted tasks wait only while the window is full."""
     harness = SchedulerHarness()
     harness.scheduler.remember([(250 * SECOND, 246), (1, 4)])
     harness.tell(adopted())
@@ -219,7 +219,7 @@ def test_a_full_window() -> None:
 
 @pytest.mark.parametrize("at_stake", [0.0, 2.0])
 def test_rejected(at_stake: float) -> None:
-    """A job whose end is known ends so, with what is at stake, and costs no request."""
+    """A job whose end is known is reported with its units at stake, and costs no request."""
     harness = SchedulerHarness()
     harness.tell(ev.JobRejected(1, SubmissionInDoubt("x", units_at_stake=at_stake)))
     assert isinstance(harness.settle().ending, SubmissionInDoubt)
@@ -233,12 +233,12 @@ def test_rejected(at_stake: float) -> None:
 
 
 def wanted(ref: int, feature: str = "ai-smile", **facts: object) -> ev.JobAdded:
-    """A job that is created alone."""
+    """Return a job that must be created alone."""
     return ev.JobAdded(ref, ev.TaskKind(feature), 1.0, uploads=False, alone=True, **facts)  # type: ignore[arg-type]
 
 
 def test_alone() -> None:
-    """A creation waits for the one before it, until that is answered in whatever way."""
+    """A creation waits until the one before it has an answer of any kind."""
     harness = SchedulerHarness()
     for ref in range(1, 5):
         harness.tell(wanted(ref))
@@ -260,7 +260,7 @@ def test_alone() -> None:
 
 
 def test_alone_whatever_the_feature() -> None:
-    """The history's actions need not name one, so another feature's creation waits as well."""
+    """Creations of other features wait as well, since the unit history may name none."""
     harness = SchedulerHarness()
     harness.tell(wanted(1))
     harness.tell(wanted(2, "ai-avatar"))
@@ -273,15 +273,15 @@ def test_alone_whatever_the_feature() -> None:
 
 
 def test_not_alone() -> None:
-    """Jobs that need not be alone wait for none."""
+    """Jobs that need not be alone do not wait."""
     harness = SchedulerHarness()
     for ref in (1, 2, 3):
         harness.tell(ev.JobAdded(ref, SMILE, 1.0, uploads=False))
     assert [1, 2, 3] == [getattr(harness.take(), "ref", None) for _ in range(3)]
 
 
-def test_an_error_that_knows() -> None:
-    """What the unit history says of a creation is reported, with what is at stake."""
+def test_an_error_from_the_unit_history() -> None:
+    """An error from the unit history is reported with its units at stake."""
     harness = SchedulerHarness()
     harness.tell(wanted(1))
     command = harness.take()
@@ -296,8 +296,8 @@ def test_an_error_that_knows() -> None:
 # Ceilings.
 
 
-def test_a_purse() -> None:
-    """What no longer fits ends when the last unit is reserved, prepared or not; what fits stays."""
+def test_a_spending_limit() -> None:
+    """Jobs that no longer fit end when the last unit is reserved; jobs that fit stay."""
     harness = SchedulerHarness()
     harness.tell(ev.SpendingLimitOpened(7, 2.0))
     harness.tell(wanted(1, spending_limits=(7,)))
@@ -321,8 +321,8 @@ def test_a_purse() -> None:
 # Questions.
 
 
-def test_an_urgent_question() -> None:
-    """What units depend on leaves before creations and before questions that came sooner."""
+def test_an_urgent_query() -> None:
+    """An urgent query leaves before creations and before earlier queries."""
     harness = SchedulerHarness()
     harness.tell(ev.QueryAdded(1))
     harness.tell(wanted(2))
@@ -330,8 +330,8 @@ def test_an_urgent_question() -> None:
     assert [3, 2] == [getattr(harness.take(), "ref", None) for _ in range(2)]
 
 
-def test_a_lasting_question() -> None:
-    """What lasts is asked, and asked again, while its client closes, and not once it is gone."""
+def test_a_lasting_query() -> None:
+    """A lasting query is sent and retried while its client closes, and not after an abort."""
     harness = SchedulerHarness()
     harness.tell(ev.QueryAdded(1, lasting=True))
     harness.tell(ev.ChannelClosed())
@@ -349,14 +349,14 @@ def test_a_lasting_question() -> None:
     assert 1 == harness.settle().ref
 
 
-def test_settings_are_the_schedulers() -> None:
-    """A scheduler that has taken nothing over wakes for nothing."""
+def test_nothing_wakes_without_adopted_tasks() -> None:
+    """A scheduler without adopted tasks does not wake for them."""
     assert NEVER == Scheduler(Limits(), Polling()).wakes_at(0)
 
 
-def test_the_task_of_a_member_that_is_gone_is_polled_once() -> None:
-    """A member that adopts a task writes that nobody has to poll it for its owner; the task of a
-    member that lives stays that member's.
+def test_an_adopted_task_of_a_member_that_is_gone_has_one_owner() -> None:
+    """A member that adopts the task of a gone member ends that row; the task of a running member
+    stays with it.
     """
     limits = ev.SharedLimits(250, 300 * SECOND, 5, 10 * SECOND)
     scheduler = Scheduler(Limits(), Polling())

@@ -1,4 +1,4 @@
-"""What stops creating, and what makes a paid task end: refusals, doubts and repeated names."""
+"""When creating stops and paid tasks end: refusals, doubts, and repeated ids and results."""
 
 import pytest
 from hypothesis import given
@@ -36,7 +36,7 @@ def submit(harness: SchedulerHarness, ref: int) -> ev.Submit:
 
 
 def in_doubt(harness: SchedulerHarness, *refs: int) -> None:
-    """Send creations that have no answer, one after another."""
+    """Send creations that get no answer, one after another."""
     for ref in refs:
         harness.tell(ev.NoAnswer(submit(harness, ref), DOWN))
         assert isinstance(harness.settle().ending, SubmissionInDoubt)
@@ -65,7 +65,7 @@ def test_three_doubts_stop_creating() -> None:
 
 
 def test_creating_is_tried_again() -> None:
-    """After five minutes one creation is sent; its answer decides about the others."""
+    """One creation is sent after five minutes, and its answer decides about the others."""
     harness = SchedulerHarness()
     in_doubt(harness, 1, 2, 3)
     harness.now += 299 * SECOND
@@ -91,8 +91,8 @@ def test_creating_is_tried_again() -> None:
 
 
 def test_what_counts_as_a_doubt() -> None:
-    """An accepted creation starts the count anew; a refused one, an unsent one, and doubts of a
-    former process do not count.
+    """An accepted creation resets the count; refused and unsent ones, and doubts of a former
+    process, do not count.
     """
     harness = SchedulerHarness()
     for ref in range(100, 105):
@@ -112,7 +112,7 @@ def test_what_counts_as_a_doubt() -> None:
 
 
 def test_a_creation_of_a_dropped_client_counts() -> None:
-    """A creation without an answer may be charged, also if its client is gone."""
+    """A creation without an answer counts after its client was aborted, since it may be charged."""
     harness = SchedulerHarness()
     in_doubt(harness, 1, 2)
     third = submit(harness, 3)
@@ -123,7 +123,7 @@ def test_a_creation_of_a_dropped_client_counts() -> None:
     assert isinstance(harness.settle().ending, JobRefused)
 
 
-def test_an_engine_failure_is_not_bought_again_then() -> None:
+def test_an_engine_failure_is_final_while_creating_is_stopped() -> None:
     """While creating is stopped, a passing failure of the engine is final."""
     harness = SchedulerHarness()
     harness.running(9)
@@ -138,7 +138,7 @@ def test_an_engine_failure_is_not_bought_again_then() -> None:
 
 
 def test_one_401_on_a_poll() -> None:
-    """One refused key on a poll ends nothing: the task is polled again inside its lease."""
+    """One 401 on a poll ends no job; the task is polled again inside its lease."""
     harness = SchedulerHarness()
     harness.running()
     poll = harness.poll()
@@ -153,7 +153,7 @@ def test_one_401_on_a_poll() -> None:
 
 
 def test_two_401_on_polls() -> None:
-    """The second in a row ends the task with its units at stake, and stops creating."""
+    """The second 401 in a row ends the task with its units at stake, and stops creating."""
     harness = SchedulerHarness()
     harness.running()
     for _ in range(2):
@@ -166,14 +166,14 @@ def test_two_401_on_polls() -> None:
 
 
 def refused(status: int, code: str | None = None, message: str = "no") -> tuple[PerfectError, int]:
-    """A refusal by the vendor, as its error and status."""
+    """Return a refusal by the vendor with its error and status."""
     return RequestRefused(message, status=status, code=code), status
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 410, 422])
 @pytest.mark.parametrize("code", [None, "OperationInvalid"])
 def test_refused_three_times(status: int, code: str | None) -> None:
-    """A poll that is refused three times for the same reason ends, its units at stake."""
+    """A poll that is refused three times for the same reason ends the task, its units at stake."""
     harness = SchedulerHarness()
     harness.running()
     for number in range(3):
@@ -187,7 +187,7 @@ def test_refused_three_times(status: int, code: str | None) -> None:
 
 @pytest.mark.parametrize("status", [0, 408, 429, 500, 502, 503])
 def test_refusals_that_may_pass(status: int) -> None:
-    """408, 429 and 5xx are polled on, however often they come."""
+    """408, 429 and 5xx are never final."""
     harness = SchedulerHarness()
     harness.running()
     for _ in range(8):
@@ -196,7 +196,7 @@ def test_refusals_that_may_pass(status: int) -> None:
 
 
 def test_different_reasons() -> None:
-    """A reason that changes, and a running answer in between, start the count anew."""
+    """Another reason, or a running answer in between, resets the count."""
     harness = SchedulerHarness()
     harness.running()
     for status, message in ((400, "a"), (400, "b"), (400, "b"), (404, "b"), (404, "b")):
@@ -235,7 +235,7 @@ def test_the_creations_interval(interval: int | None) -> None:
 
 
 def test_an_interval_beyond_the_lease() -> None:
-    """However long an interval the creation's answer names, the lease is kept."""
+    """The lease is kept for any interval in the creation's answer."""
     harness = SchedulerHarness()
     harness.tell(ev.JobAdded(1, SMILE, 1.0, uploads=False))
     command = harness.take()
@@ -251,14 +251,14 @@ def test_an_interval_beyond_the_lease() -> None:
 
 
 def register(harness: SchedulerHarness) -> ev.Register:
-    """The registration that is due next."""
+    """Return the registration that is due next."""
     command = harness.take()
     assert isinstance(command, ev.Register)
     return command
 
 
 def test_a_file_id_twice_in_one_call() -> None:
-    """Files with one id are registered again, one by one; the others are uploaded."""
+    """Files with the same id are registered again one by one; the others are uploaded."""
     harness = SchedulerHarness()
     for ref in range(1, 5):
         harness.tell(ev.JobAdded(ref, SMILE, 1.0, uploads=True))
@@ -279,7 +279,7 @@ def test_a_file_id_twice_in_one_call() -> None:
 
 
 def test_a_file_id_of_an_earlier_call() -> None:
-    """An id that another job got before is not used; the same job may get its own again."""
+    """An id of an earlier job is not used; the same job may get its own id again."""
     harness = SchedulerHarness()
     harness.tell(ev.JobAdded(1, SMILE, 1.0, uploads=True))
     command = register(harness)
@@ -302,7 +302,7 @@ def test_a_file_id_of_an_earlier_call() -> None:
 
 
 def test_a_vendor_that_repeats_ids_forever() -> None:
-    """Where no id of its own comes, the job ends before anything is bought."""
+    """A job that never gets an id of its own ends before its task is created."""
     harness = SchedulerHarness()
     for ref in (1, 2):
         harness.tell(ev.JobAdded(ref, SMILE, 1.0, uploads=True))
@@ -324,7 +324,7 @@ def test_a_vendor_that_repeats_ids_forever() -> None:
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5), min_size=1, max_size=8))
 def test_no_file_id_is_uploaded_twice(answers: list[list[int]]) -> None:
-    """Whatever ids come, those that are uploaded belong to one job each."""
+    """Each uploaded id belongs to one job, whatever ids the vendor gives."""
     harness = SchedulerHarness()
     for ref in range(1, 6):
         harness.tell(ev.JobAdded(ref, SMILE, 1.0, uploads=True))
@@ -358,19 +358,19 @@ def test_no_file_id_is_uploaded_twice(answers: list[list[int]]) -> None:
 
 
 def url(name: str, signature: int = 0) -> tuple[str]:
-    """The signed URL of a result."""
+    """Return the signed URL of a result."""
     return (f"https://results.example/{name}.jpg?X-Amz-Signature={signature}",)
 
 
 def next_polls(harness: SchedulerHarness, *refs: int) -> dict[int, ev.Poll]:
-    """The next polls, which are of these tasks, each once."""
+    """Return the next polls, which are of these tasks, each once."""
     polls = [harness.poll() for _ in refs]
     assert sorted(refs) == sorted(poll.ref for poll in polls)
     return {poll.ref: poll for poll in polls}
 
 
 def test_a_result_of_another_task() -> None:
-    """A result that another task has already is asked for again before it is believed."""
+    """A task with the result of another task is polled again before its end counts."""
     harness = SchedulerHarness()
     harness.running(1)
     harness.running(2)
@@ -387,8 +387,8 @@ def test_a_result_of_another_task() -> None:
     assert url("two") == settle.ending.urls
 
 
-def test_both_are_asked_again() -> None:
-    """Where the first end is not reported yet it is taken back, and both are asked again."""
+def test_both_tasks_are_polled_again() -> None:
+    """If the first end is not reported yet, it is taken back and both tasks are polled again."""
     harness = SchedulerHarness()
     harness.running(1)
     harness.running(2)
@@ -408,7 +408,7 @@ def test_both_are_asked_again() -> None:
 
 @pytest.mark.parametrize("reported", [True, False])
 def test_the_same_result_again(reported: bool) -> None:
-    """A result that is named for two tasks again is believed for one of them at the most."""
+    """A result that is named for two tasks twice counts for at most one of them."""
     harness = SchedulerHarness()
     harness.running(1)
     harness.running(2)
@@ -440,7 +440,7 @@ def test_one_task_twice_is_no_conflict() -> None:
 
 
 def test_results_without_urls() -> None:
-    """Results that name no object (scores) are no conflict."""
+    """Results without URLs (scores) never conflict."""
     harness = SchedulerHarness()
     harness.running(1)
     harness.running(2)
@@ -449,8 +449,8 @@ def test_results_without_urls() -> None:
     assert {1, 2} == {harness.settle().ref for _ in range(2)}
 
 
-def test_a_dropped_client_is_not_asked_again() -> None:
-    """A task that waits to be asked again ends with its client."""
+def test_an_aborted_client_ends_a_task_to_confirm() -> None:
+    """A task that waits to be polled again ends with its client."""
     harness = SchedulerHarness()
     harness.running(1)
     harness.running(2)
@@ -479,7 +479,7 @@ def test_many_results_are_remembered() -> None:
 
 
 def test_an_urgent_query_ends_in_a_minute() -> None:
-    """While the key is full with requests of others, an urgent query ends after 60 s."""
+    """While others fill the window, an urgent query ends after 60 s."""
     harness = SchedulerHarness()
     harness.tell(ev.QueryAdded(90, urgent=True, lasting=True))
     while isinstance(command := harness.take(), ev.Ask):
@@ -492,7 +492,7 @@ def test_an_urgent_query_ends_in_a_minute() -> None:
 
 
 def test_an_urgent_query_that_cannot_leave() -> None:
-    """One that finds no room for a minute ends as well; others wait on."""
+    """An urgent query without room for a minute ends as well; other queries wait on."""
     harness = SchedulerHarness()
     harness.scheduler.remember([(0, 250)])
     harness.tell(ev.QueryAdded(91))
@@ -508,13 +508,13 @@ def test_an_urgent_query_that_cannot_leave() -> None:
 
 @given(st.integers(1, 10_000), st.integers(1, 10_000))
 def test_the_look_ahead_is_bounded(requests: int, per_second: int) -> None:
-    """However large the limits are, few jobs are known before they are created."""
+    """The number of jobs handed over is bounded for any limits."""
     limits = Limits(requests=requests + 50, per_second=per_second)
     assert 48 <= Scheduler(limits, Polling(insured=10)).lookahead() <= 240
 
 
 def test_two_tasks_with_401_twice() -> None:
-    """A key that is refused again for another task ends that one as well."""
+    """A key that is refused again for another task ends that task as well."""
     harness = SchedulerHarness()
     harness.running(1)
     harness.running(2)
@@ -543,7 +543,7 @@ def test_many_file_ids_are_remembered() -> None:
 
 @pytest.mark.parametrize("sent", [False, True])
 def test_a_cancelled_query(sent: bool) -> None:
-    """It is not sent if it has not left, nor again if it has."""
+    """A cancelled query is not sent, and not retried if it was sent."""
     harness = SchedulerHarness()
     harness.tell(ev.QueryAdded(90))
     command = harness.take() if sent else None
@@ -555,7 +555,7 @@ def test_a_cancelled_query(sent: bool) -> None:
     assert 90 not in harness.scheduler._state.queries
 
 
-def test_something_else_than_an_event() -> None:
-    """What is no event raises."""
+def test_an_object_that_is_not_an_event() -> None:
+    """An object that is not an event raises."""
     with pytest.raises(IllegalEvent):
         SchedulerHarness().tell("no event")  # type: ignore[arg-type] # on purpose

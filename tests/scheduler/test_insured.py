@@ -1,4 +1,4 @@
-"""What is insured holds, against the model of the vendor; and believing what was seen pays."""
+"""The insured time holds in the model of the vendor, and observed durations make batches faster."""
 
 import random
 from functools import cache
@@ -38,7 +38,7 @@ FEW = (
 def warm(
     seed: int, count: int = 50, *, slowdown: Slowdown | None = None, polling: Polling | None = None
 ) -> Outcome:
-    """So many smiles for who has seen sixty."""
+    """Run so many smiles after sixty others."""
     rng = random.Random(seed)
     known = SEEN(rng)
     durations = lognormal(count, 8, 0.35)(rng)
@@ -57,8 +57,8 @@ def cold(seed: int, polling: Polling | None = None) -> Outcome:
 
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long)])
 @pytest.mark.parametrize("load", FEW, ids=lambda load: load.name)
-def test_who_believes_the_durations_is_not_fooled(load: Load, seed: int) -> None:
-    """Whatever durations do up to what is insured, nothing is lost and nothing refused."""
+def test_no_loss_within_insured(load: Load, seed: int) -> None:
+    """No task is lost and no request refused, whatever the durations are up to `insured`."""
     rng = random.Random(seed)
     durations = load.durations(rng)
     slowdown = load.slowdown(rng) if load.slowdown else None
@@ -69,8 +69,8 @@ def test_who_believes_the_durations_is_not_fooled(load: Load, seed: int) -> None
 
 
 @pytest.mark.parametrize(("at", "seed"), [(4.0, 1), (15.0, 1), (15.0, 2)])
-def test_all_slow_down_to_what_is_insured(at: float, seed: int) -> None:
-    """Thirty smiles that last 120 s instead, for who has seen sixty of 8 s, are all kept."""
+def test_a_slowdown_up_to_insured(at: float, seed: int) -> None:
+    """After sixty smiles of 8 s, thirty that last 120 s are all kept."""
     outcome = warm(seed, 30, slowdown=Slowdown(at, 120))
 
     assert (0, 0) == (outcome.lost, outcome.refused)
@@ -86,7 +86,7 @@ def test_all_slow_down_to_what_is_insured(at: float, seed: int) -> None:
     ],
 )
 def test_insured_for_longer(lasts: int, seed: int) -> None:
-    """Who insures 600 s loses nothing when everything lasts so long."""
+    """With 600 s insured no task is lost if all last that long."""
     slowdown = Slowdown(15, lasts)
 
     outcome = warm(seed, 15, slowdown=slowdown, polling=Polling(insured=600))
@@ -95,8 +95,8 @@ def test_insured_for_longer(lasts: int, seed: int) -> None:
     assert lasts < outcome.makespan
 
 
-def test_what_is_not_insured_is_at_stake() -> None:
-    """The model does lose: what lasts far longer than is insured finds no room in the window."""
+def test_a_slowdown_beyond_insured_loses_tasks() -> None:
+    """The model does lose tasks that last far longer than `insured`."""
     outcome = warm(1, 30, slowdown=Slowdown(15, 600), polling=Polling(insured=20))
 
     assert 0 < outcome.lost < 20
@@ -107,9 +107,9 @@ def test_what_is_not_insured_is_at_stake() -> None:
 # It pays.
 
 
-def test_what_was_seen_makes_fifty_smiles_faster() -> None:
-    """Fifty smiles: strict takes 1.5 times as long as believing sixty at least; 30 s are faster
-    still.
+def test_observed_durations_make_fifty_smiles_faster() -> None:
+    """Strict takes at least 1.5 times as long as the default after sixty smiles; 30 s insured is
+    faster still.
     """
     seeds, strict = (0, 1, 2), Polling(insured=600)
     unbelieving = [cold(seed, strict) for seed in seeds]
@@ -124,7 +124,7 @@ def test_what_was_seen_makes_fifty_smiles_faster() -> None:
 
 
 def test_the_first_ends_are_enough() -> None:
-    """Who has seen nothing believes after the first ends, and is hardly slower."""
+    """A cold start is hardly slower, since the first ends are enough."""
     seeds = (0, 1, 2)
     before = mean(cold(seed).ratio for seed in seeds)
     known = mean(warm(seed).ratio for seed in seeds)
@@ -137,7 +137,7 @@ def test_the_first_ends_are_enough() -> None:
 
 
 def test_a_slowdown_in_the_model() -> None:
-    """What still runs when everything slows down lasts as long as all that begins afterwards."""
+    """In a slowdown running tasks last as long as those created afterwards."""
     vendor = Vendor(Limits(), random.Random(1))
     vendor.tasks = {1: (0, 8 * SECOND), 2: (5 * SECOND, 15 * SECOND), 3: (30 * SECOND, 31 * SECOND)}
 
@@ -147,7 +147,7 @@ def test_a_slowdown_in_the_model() -> None:
 
 
 def test_slowing_down_at_a_random_moment() -> None:
-    """The moment is drawn up to the latest one, how long tasks last then is given."""
+    """The moment is random up to the latest one; the new duration is given."""
     slowdowns = [slowing(90, 120)(random.Random(seed)) for seed in range(20)]
 
     assert {120} == {slowdown.lasts for slowdown in slowdowns}
@@ -156,7 +156,7 @@ def test_slowing_down_at_a_random_moment() -> None:
 
 
 def test_drifting_durations() -> None:
-    """The median grows evenly from the first to the factor."""
+    """The median grows evenly from the first value by the factor."""
     durations = drifting(100, 8, 0.0, 5)(random.Random(1))
 
     assert 8 == pytest.approx(durations[0])
@@ -165,8 +165,8 @@ def test_drifting_durations() -> None:
     assert sorted(durations) == durations
 
 
-def test_the_first_long() -> None:
-    """The first ones last as long as they are given, then come the others."""
+def test_the_first_tasks_are_long() -> None:
+    """The first tasks have the given duration, and then others follow."""
     durations = first_long(60, 15, (90, 120), 8, 0.35)(random.Random(1))
 
     assert 60 == len(durations)
@@ -175,8 +175,8 @@ def test_the_first_long() -> None:
 
 
 @pytest.mark.parametrize("load", FOOLING, ids=lambda load: load.name)
-def test_the_loads_are_what_their_names_say(load: Load) -> None:
-    """Each draws the same from the same seed, and as many as it is called after."""
+def test_loads_are_reproducible(load: Load) -> None:
+    """Each load is the same for the same seed, and has the size in its name."""
     once, again, other = (load.durations(random.Random(seed)) for seed in (1, 1, 2))
 
     assert int(load.name.split()[0].rstrip(",")) == len(once)
@@ -184,8 +184,8 @@ def test_the_loads_are_what_their_names_say(load: Load) -> None:
     assert ("at once" in load.name) == (load.slowdown is not None)
 
 
-def test_what_was_known_does_not_count() -> None:
-    """Time and bound are those of the load alone, in an empty window; what was done is all."""
+def test_the_warm_up_does_not_count() -> None:
+    """Time and bound are those of the load alone, in an empty window."""
     outcome = simulate([8.0], known=[8.0] * 5)
 
     assert 6 == outcome.done
@@ -198,7 +198,7 @@ def test_what_was_known_does_not_count() -> None:
     "seed", [1, pytest.param(2, marks=pytest.mark.long), pytest.param(4, marks=pytest.mark.long)]
 )
 def test_nothing_is_refused_beside_stuck_tasks(seed: int) -> None:
-    """Where a few of sixty smiles hang for 600 s neither limit is overdrawn."""
+    """Neither limit is exceeded if a few of sixty smiles hang for 600 s."""
     outcome = simulate(stuck(60, 8, 0.35, 0.08, 600)(random.Random(seed)), seed=seed)
 
     assert 0 == outcome.refused

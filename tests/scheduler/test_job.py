@@ -1,4 +1,4 @@
-"""The life of a job is a table."""
+"""The table of the states of a job."""
 
 import attrs
 import pytest
@@ -26,7 +26,7 @@ def job(state: JobState) -> ScheduledJob:
 @pytest.mark.parametrize("state", JobState)
 @pytest.mark.parametrize("kind", EVENTS)
 def test_the_table_decides(state: JobState, kind: type) -> None:
-    """A job goes where the table leads, and nowhere else: there it raises and stays as it was."""
+    """A job goes only where the table leads; elsewhere it raises and stays unchanged."""
     for target in JobState:
         here = job(state)
         before = attrs.asdict(here)
@@ -40,7 +40,7 @@ def test_the_table_decides(state: JobState, kind: type) -> None:
 
 
 def test_every_state_is_reached_and_left() -> None:
-    """Every state is reached but where jobs begin, and left but where the waiter knows."""
+    """Every state is reached except the initial ones, and left except the last one."""
     reached = {target for targets in TRANSITIONS.values() for target in targets}
     left = {state for state, _ in TRANSITIONS}
     assert {JobState.WAITING, JobState.READY} <= reached
@@ -49,7 +49,7 @@ def test_every_state_is_reached_and_left() -> None:
 
 
 def test_every_answer_is_in_the_table() -> None:
-    """Whatever may answer a command of a job is news that some state may hear."""
+    """Every answer to a command of a job is accepted in some state."""
     known = {kind for _, kind in TRANSITIONS}
     known_answers = {
         kind for command, kinds in ANSWERS.items() if command is not ev.Ask for kind in kinds
@@ -58,7 +58,7 @@ def test_every_answer_is_in_the_table() -> None:
 
 
 def test_no_money_is_spent_twice() -> None:
-    """A creation without an answer ends the job; nothing leads from it to another creation."""
+    """A creation without an answer ends the job, and no other creation follows."""
     assert frozenset({JobState.ENDED}) == TRANSITIONS[JobState.SUBMITTING, ev.NoAnswer]
 
 

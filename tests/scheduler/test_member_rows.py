@@ -1,4 +1,4 @@
-"""What members tell each other by single rows, and what is forgotten of it."""
+"""The rows that members publish, and when they are forgotten."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def member(name: str) -> Scheduler:
 
 
 def step(scheduler: Scheduler, now: int, *rows: ev.LedgerRow) -> tuple[ev.LedgerRow, ...]:
-    """Read `rows`, issue what is due, and give what is published."""
+    """Read `rows`, issue the due commands, and return the published rows."""
     scheduler.receive(ev.LedgerRead(rows), now)
     while (command := scheduler.due(now)) is not None:
         scheduler.receive(ev.Issued(command), now)
@@ -35,18 +35,18 @@ def submitted(scheduler: Scheduler) -> ev.Submit:
 
 
 def test_a_ledger_is_read_where_the_key_is_shared_only() -> None:
-    """A scheduler that shares nothing refuses the event, and says so."""
+    """A scheduler that does not share the key refuses the event."""
     with pytest.raises(IllegalEvent, match="not shared"):
         Scheduler(Limits(), Polling()).receive(ev.LedgerRead(), 0)
 
 
-def test_members_show_their_numbers() -> None:
+def test_repr_of_members() -> None:
     """The repr names counts and nothing else."""
     assert "<Members 0 others, 0 of their tasks>" == repr(member("a")._state.members)
 
 
-def test_a_refusal_is_told_and_heard() -> None:
-    """A 429 to one member is evidence for all."""
+def test_a_429_counts_for_all_members() -> None:
+    """A 429 to one member counts for all."""
     one, other = member("a"), member("b")
     command = submitted(one)
     one.receive(ev.Limited(command, RateLimited("Too many requests"), SECOND), SECOND)
@@ -59,7 +59,7 @@ def test_a_refusal_is_told_and_heard() -> None:
 
 
 def test_a_rescue_that_fails_is_not_tried_for_ever() -> None:
-    """After some failures the next reserved poll is waited for; an unknown task changes nothing."""
+    """After some failures the next reserved poll is awaited; an unknown task changes nothing."""
     one, other = member("a"), member("b")
     command = submitted(one)
     one.receive(ev.Accepted(command, "task"), SECOND)
@@ -76,8 +76,8 @@ def test_a_rescue_that_fails_is_not_tried_for_ever() -> None:
     assert 50 == tried == task.tries
 
 
-def test_of_the_durations_of_many_members_the_oldest_names_are_forgotten() -> None:
-    """What was learned from a member is remembered for the newest members only."""
+def test_duration_numbers_of_the_oldest_members_are_forgotten() -> None:
+    """Counted durations are remembered for the newest members only."""
     scheduler = member("a")
     rows = [ev.DurationRow(f"m{number}", 1, SMILE, 0, SECOND) for number in range(20_000)]
     step(scheduler, SECOND, *rows)

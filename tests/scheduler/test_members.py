@@ -1,18 +1,18 @@
-"""Several schedulers on one key: nothing is overdrawn, bought twice or lost, whatever befalls them.
+"""Several schedulers on one key: no window is exceeded, no task is created twice, none is lost.
 
 The searches run the real schedulers in `benchmarks/fleet_model.py`. A task may be lost there only
 where no member could have polled it in time:
 
 - Its owner was dead, stopped or cut off from the ledger from its reserved poll to the end of its
   lease, and so was every other member that had read of its id by then. That is so for a task whose
-  creation was answered while its member was stopped or dead: nobody was told its id.
+  creation was answered while its member was stopped or dead: no other member knew its id.
 - More than one of its polls failed in its last lease, or one that a lone member sent: its retry may
   find the window full of reserved polls, as without a ledger.
 - Other polls filled the second when it was to be polled: after a stall, more may be overdue at once
   than the vendor takes.
 
-A window may be overdrawn there only by a member that joins when the ledger has just been lost,
-before the others have written what they know (`RECOVERY`): to it the key looks unused.
+A window may be exceeded there only by a member that joins when the ledger has just been lost.
+Before the others have written their rows again (`RECOVERY`), the key looks unused to it.
 """
 
 import random
@@ -52,7 +52,7 @@ moments = st.integers(0, 600).map(lambda tenths: tenths / 10)
 
 @st.composite
 def faults(draw: st.DrawFn, members: int) -> list[Fault]:
-    """Some members stall for up to 3 s, are stopped for up to 60 s, or are killed."""
+    """Draw stalls of up to 3 s, stops of up to 60 s, and deaths of some members."""
     found = []
     for member in range(members):
         at = draw(moments)
@@ -68,7 +68,7 @@ def faults(draw: st.DrawFn, members: int) -> list[Fault]:
 
 @attrs.frozen
 class Scenario:
-    """One run: what `Fleet` takes, chances instead of callables."""
+    """One run: the arguments of `Fleet`, with probabilities instead of callables."""
 
     shape: int
     jobs: int
@@ -84,7 +84,7 @@ class Scenario:
     restore_at: list[tuple[float, float]]
 
     def run(self) -> FleetOutcome:
-        """Run it for an hour at most."""
+        """Run the fleet for an hour at most."""
         durations = SHAPES[self.shape](self.jobs)(random.Random(self.seed))
         return Fleet(
             durations,
@@ -140,9 +140,9 @@ def holds(scenario: Scenario) -> None:
 # The same examples each time: the search below is the one for new ones, and rare ones are known.
 @settings(max_examples=examples(20, short=6), suppress_health_check=SLOW, derandomize=True)
 @given(scenarios())
-def test_the_key_is_kept_whatever_befalls_its_members(scenario: Scenario) -> None:
-    """No window is overdrawn, nothing is created twice, each job of who lives ends exactly once,
-    and no task is lost that anybody could have polled.
+def test_limits_and_tasks_are_kept_under_any_faults(scenario: Scenario) -> None:
+    """No window is exceeded, no task is created twice, each job of a running member ends exactly
+    once, and no task is lost that a member could have polled.
     """
     holds(scenario)
 
@@ -151,16 +151,16 @@ def test_the_key_is_kept_whatever_befalls_its_members(scenario: Scenario) -> Non
 @pytest.mark.minutes
 @settings(max_examples=600, suppress_health_check=SLOW)
 @given(scenarios())
-def test_the_key_is_kept_whatever_a_long_search_finds(scenario: Scenario) -> None:
-    """The same, for many more."""
+def test_limits_and_tasks_are_kept_in_a_long_search(scenario: Scenario) -> None:
+    """The same holds for many more scenarios."""
     holds(scenario)
 
 
 @pytest.mark.long
-def test_steps_that_are_not_kept_leave_requests_for_retries() -> None:
-    """Five members, two of which die, often miss the lock, and every 100th step is not kept.
+def test_steps_that_are_not_written_leave_requests_for_retries() -> None:
+    """Five members, two of which die, often miss the lock, and every 100th step is not written.
 
-    The search found it: a retry waited for the window, which requests filled that never left.
+    A search found this case: a retry waited for a window full of requests that never left.
     """
     outcome = Scenario(
         shape=3,
@@ -184,7 +184,7 @@ def test_steps_that_are_not_kept_leave_requests_for_retries() -> None:
 
 
 class Recorded(Scheduler):
-    """A scheduler that tells what it issued, and when."""
+    """A scheduler that records its commands and their times."""
 
     issued: list[tuple[int, ev.Command]]
 
@@ -212,7 +212,7 @@ class Alone(Recorded):
 def decisions(
     kind: type[Recorded], monkeypatch: pytest.MonkeyPatch, load: Load, failing: float
 ) -> list[tuple[int, ev.Command]]:
-    """What a scheduler of this `kind` issues for `load`."""
+    """Return what a scheduler of this `kind` issues for `load`."""
     issued: list[tuple[int, ev.Command]] = []
     monkeypatch.setattr(kind, "issued", issued, raising=False)
     monkeypatch.setattr(benchmarks.model, "Scheduler", kind)
@@ -254,7 +254,7 @@ SETTINGS = ev.SharedLimits(250, 300 * SECOND, 5, 10 * SECOND)
 
 
 def other(name: str = "other", *, at: int = 0, **facts: object) -> ev.MemberRow:
-    """The row of another member, which asks for the plan that a good network allows."""
+    """Return the row of another member, which asks for the plan of a good network."""
     plan = {"cycle": 168, "guard": 300_000, "spared": 1}
     return ev.MemberRow(name, 1, SETTINGS, at, **{**plan, **facts})  # type: ignore[arg-type] # as given
 
@@ -262,7 +262,7 @@ def other(name: str = "other", *, at: int = 0, **facts: object) -> ev.MemberRow:
 def task(
     ref: int = 1, *, at: int, until: int = 120 * SECOND, owner: str = "other", **facts: object
 ) -> ev.TaskRow:
-    """The row of a task of another member, whose next reserved poll is due `at`."""
+    """Return the row of a task of another member, whose next reserved poll is due `at`."""
     facts = {"task_id": f"theirs-{ref}", **facts}
     return ev.TaskRow(
         owner,
@@ -278,7 +278,7 @@ def task(
 
 
 class Shared:
-    """A member `me` that a test drives step by step; the test writes what others tell."""
+    """A member `me` that a test drives step by step; the test writes the rows of others."""
 
     def __init__(self, limits: Limits | None = None, polling: Polling | None = None) -> None:
         polling = polling or Polling(give_up_after=120)
@@ -289,7 +289,7 @@ class Shared:
         self.step()
 
     def job(self) -> int:
-        """A job comes in whose picture is at the vendor."""
+        """Add a job whose picture is at the vendor."""
         self.refs += 1
         self.tell(ev.JobAdded(self.refs, SMILE, 1.0, uploads=False))
         return self.refs
@@ -305,7 +305,7 @@ class Shared:
         afresh: bool = False,
         at: int | None = None,
     ) -> list[ev.Command]:
-        """Read `rows`, issue all that is due, and tell: the commands; `told` has the rows."""
+        """Read `rows`, issue all due commands and return them; `told` has the published rows."""
         self.now = self.now if at is None else at
         self.tell(ev.LedgerRead(rows, tuple(gone), afresh=afresh))
         issued: list[ev.Command] = []
@@ -325,7 +325,7 @@ class Shared:
         return command
 
     def rows(self, kind: type[Row]) -> list[Row]:
-        """The rows of a kind that were told at last."""
+        """Return the rows of a kind that were published last."""
         return [row for row in self.told if isinstance(row, kind)]
 
     def until(self, at: int) -> list[tuple[int, ev.Command]]:
@@ -338,7 +338,7 @@ class Shared:
 
     @property
     def window(self) -> int:
-        """Requests that count in the window."""
+        """Return how many requests count in the window."""
         return self.scheduler.statistics().requests_in_window
 
 
@@ -348,13 +348,13 @@ def shared() -> Shared:
 
 
 def test_a_scheduler_that_shares_nothing_reads_no_ledger() -> None:
-    """It has no member to read for."""
+    """A scheduler without a shared key refuses `LedgerRead`."""
     with pytest.raises(IllegalEvent):
         Scheduler(Limits(), Polling()).receive(ev.LedgerRead(), 0)
 
 
-def test_who_they_are_is_readable(shared: Shared) -> None:
-    """A person sees how many others there are, and how many tasks they have."""
+def test_repr_counts_members(shared: Shared) -> None:
+    """The repr says how many others there are, and how many tasks they have."""
     shared.step(other(), task(at=CYCLE))
 
     assert "<Members 1 others, 1 of their tasks>" == repr(shared.scheduler._state.members)
@@ -364,7 +364,7 @@ def test_who_they_are_is_readable(shared: Shared) -> None:
 # 1 and 3: What others reserved, and what they lack.
 
 
-def test_what_another_member_reserved_leaves_no_room_in_its_second(shared: Shared) -> None:
+def test_reserved_polls_of_another_member_fill_their_second(shared: Shared) -> None:
     """A creation waits while the polls of others fill the second, and leaves after it."""
     due = range(CYCLE, CYCLE + 5 * SLOTS, SLOTS)
     shared.step(other(), *(task(ref, at=at) for ref, at in enumerate(due)), at=CYCLE)
@@ -373,7 +373,7 @@ def test_what_another_member_reserved_leaves_no_room_in_its_second(shared: Share
     assert [] == shared.step()
 
 
-def test_nobody_creates_while_another_member_is_short_of_polls(shared: Shared) -> None:
+def test_no_creation_while_another_member_lacks_polls(shared: Shared) -> None:
     """A creation waits for the polls that another member's task lacks."""
     shared.job()
 
@@ -381,7 +381,7 @@ def test_nobody_creates_while_another_member_is_short_of_polls(shared: Shared) -
     assert [ev.Submit] == [type(command) for command in shared.step(other(short=False))]
 
 
-def test_a_member_tells_that_it_is_short(shared: Shared) -> None:
+def test_a_member_publishes_that_it_lacks_polls(shared: Shared) -> None:
     """Its row says so while a task of its own has no polls reserved to its end."""
     shared.running()
     shared.scheduler._state.admission._short[1] = shared.scheduler._state.admission._tasks[1]
@@ -396,7 +396,7 @@ def test_a_member_tells_that_it_is_short(shared: Shared) -> None:
 def test_early_polls_leave_only_while_no_member_has_work(
     shared: Shared, work: int, early: bool
 ) -> None:
-    """An idle member does not poll at the expense of those that wait."""
+    """An idle member sends no early polls while other members have work."""
     shared.running()
     shared.step(other(work=work))
 
@@ -409,7 +409,7 @@ def test_early_polls_leave_only_while_no_member_has_work(
 
 
 def test_a_bad_network_of_another_member_shortens_the_cycle_of_all(shared: Shared) -> None:
-    """The worst cycle, guard and spared places hold for everybody, and all phases are told."""
+    """The worst cycle, guard and spared requests apply to all, and all phases are published."""
     shared.running()
     shared.step(other(), task(at=3 * SECOND))
 
@@ -421,7 +421,7 @@ def test_a_bad_network_of_another_member_shortens_the_cycle_of_all(shared: Share
 
 
 def test_a_new_plan_of_another_member_moves_our_polls_too(shared: Shared) -> None:
-    """Its step has moved our tasks along with its own."""
+    """The new plan of another member moves our tasks along with its own."""
     command = shared.running()
     (row,) = [row for row in shared.told if isinstance(row, ev.TaskRow)]
     moved = attrs.evolve(row, next=row.next - 20)
@@ -436,7 +436,7 @@ def test_a_new_plan_of_another_member_moves_our_polls_too(shared: Shared) -> Non
 
 
 def test_a_plan_leaves_tasks_alone_that_it_does_not_name(shared: Shared) -> None:
-    """A task of which the planner knew nothing yet keeps its next poll."""
+    """A task that the other member did not know keeps its next poll."""
     shared.running()
     table = shared.scheduler._state.table
     before = table.reserved(1)
@@ -447,7 +447,7 @@ def test_a_plan_leaves_tasks_alone_that_it_does_not_name(shared: Shared) -> None
 
 
 def test_an_old_plan_is_answered_by_the_present_one(shared: Shared) -> None:
-    """A store that lost what came later does not bring the old plan back."""
+    """After a ledger has lost rows, the present plan is published again."""
     shared.running()
     shared.step(ev.PlanRow(50, 140, 400_000))
 
@@ -458,7 +458,7 @@ def test_an_old_plan_is_answered_by_the_present_one(shared: Shared) -> None:
 
 
 def test_the_plan_that_we_have_changes_nothing(shared: Shared) -> None:
-    """A row that repeats the plan is not told again."""
+    """A row that repeats the plan causes no other row."""
     table = shared.scheduler._state.table
 
     shared.step(ev.PlanRow(50, table.cycle, table.guard))
@@ -491,7 +491,7 @@ def test_reservations_move_only_under_the_lock(shared: Shared) -> None:
 def test_a_request_of_another_member_counts_until_it_is_answered_and_a_period_longer(
     shared: Shared,
 ) -> None:
-    """It is counted once, however often its row is read."""
+    """A request counts once, however often its row is read."""
     row = ev.RequestRow("other", 1, 0, creates=True)
     shared.step(other(), row)
     open_ = shared.window
@@ -506,7 +506,7 @@ def test_a_request_of_another_member_counts_until_it_is_answered_and_a_period_lo
 
 
 def test_a_request_that_was_answered_a_while_ago_counts_in_the_period(shared: Shared) -> None:
-    """Who comes later counts what others sent before."""
+    """A member that joins later counts the earlier requests of others."""
     old = ev.RequestRow("other", 1, SECOND, creates=True, answered=2 * SECOND, outcome="accepted")
 
     shared.step(other(), old, at=60 * SECOND)
@@ -523,8 +523,8 @@ def test_a_request_older_than_a_period_is_ignored(shared: Shared) -> None:
     assert 0 == shared.window
 
 
-def test_a_429_to_another_member_is_evidence_for_all(shared: Shared) -> None:
-    """Creations pause after it, as after one of ours, until an answer says otherwise."""
+def test_a_429_to_another_member_pauses_creations(shared: Shared) -> None:
+    """Creations pause after it, as after one of ours, until another answer."""
     refused = ev.RequestRow("other", 1, 0, answered=1, outcome="refused", retry_after=3 * SECOND)
     failed = ev.RequestRow("other", 2, 0, answered=2, outcome="failed")
     shared.job()
@@ -535,7 +535,7 @@ def test_a_429_to_another_member_is_evidence_for_all(shared: Shared) -> None:
     assert not shared.scheduler._state.pacer.allowance.doubted
 
 
-def test_what_we_send_is_told_before_it_leaves_and_when_it_is_answered(shared: Shared) -> None:
+def test_a_request_is_published_before_it_leaves_and_when_it_is_answered(shared: Shared) -> None:
     """The row of a request changes with its answer."""
     shared.job()
     (command,) = shared.step()
@@ -554,7 +554,7 @@ def test_what_we_send_is_told_before_it_leaves_and_when_it_is_answered(shared: S
 
 
 def test_old_requests_of_ours_are_forgotten(shared: Shared) -> None:
-    """What no window holds is not told to a new ledger."""
+    """Requests that no window holds are not published in a new ledger."""
     shared.running()
     shared.step(at=400 * SECOND)
     shared.running()
@@ -567,8 +567,8 @@ def test_old_requests_of_ours_are_forgotten(shared: Shared) -> None:
 # 7: Without the lock.
 
 
-def test_only_what_is_booked_leaves_without_the_lock(shared: Shared) -> None:
-    """A reserved poll, an upload and a report leave; a creation, a retry and a rescue wait."""
+def test_only_reserved_polls_uploads_and_reports_leave_without_the_lock(shared: Shared) -> None:
+    """A creation, a retry and a rescue wait for the lock."""
     shared.running()
     may = shared.scheduler.may_leave_unlocked
     at = shared.scheduler._state.table.reserved(1)[0] * SLOTS
@@ -584,7 +584,7 @@ def test_only_what_is_booked_leaves_without_the_lock(shared: Shared) -> None:
 
 
 def test_an_overdue_poll_waits_for_the_lock_for_half_a_second(shared: Shared) -> None:
-    """Another member may have sent it; but if the lock cannot be had, its lease is at stake."""
+    """Another member may have sent the poll; after half a second without the lock it leaves."""
     shared.running()
     at = shared.scheduler._state.table.reserved(1)[0] * SLOTS
     may, poll = shared.scheduler.may_leave_unlocked, ev.Poll(9, 1)
@@ -608,8 +608,8 @@ def test_an_overdue_poll_of_another_member_is_sent_for_it(shared: Shared) -> Non
     assert (2 * CYCLE) // SLOTS == row.next
 
 
-def test_a_rescued_task_that_runs_is_told_as_renewed(shared: Shared) -> None:
-    """Its owner learns until when the lease holds."""
+def test_a_rescued_task_that_runs_is_published_as_renewed(shared: Shared) -> None:
+    """Its owner learns until when the lease lasts."""
     shared.step(other(), task(at=CYCLE))
     ((at, rescue),) = shared.until(CYCLE + SECOND)
     assert isinstance(rescue, ev.Rescue)
@@ -621,8 +621,8 @@ def test_a_rescued_task_that_runs_is_told_as_renewed(shared: Shared) -> None:
 
 
 def test_a_rescue_that_fails_is_sent_again_but_not_for_ever(shared: Shared) -> None:
-    """At once, then each half second, and four times at most; a 429 waits for a second. The next
-    cycle has its own tries.
+    """It is retried at once, then each half second, four times at most, and a second after a 429.
+    The next cycle has its own retries.
     """
     shared.step(other(at=40 * SECOND), task(at=CYCLE))
     left: list[int] = []
@@ -649,7 +649,7 @@ def test_a_rescue_that_fails_is_sent_again_but_not_for_ever(shared: Shared) -> N
 def test_a_rescue_that_finds_an_end_tells_the_owner_or_ends_the_task(
     shared: Shared, alive: bool
 ) -> None:
-    """The owner polls it at once; without an owner nobody polls it any longer."""
+    """The owner polls it at once; a task without an owner is not polled again."""
     rows = [other()] if alive else []
     shared.step(*rows, task(at=CYCLE))
     ((_, rescue),) = shared.until(CYCLE + SECOND)
@@ -664,7 +664,7 @@ def test_a_rescue_that_finds_an_end_tells_the_owner_or_ends_the_task(
 
 
 def test_an_answer_about_a_task_that_has_ended_meanwhile_changes_nothing(shared: Shared) -> None:
-    """Its owner was faster."""
+    """The answer of a rescue is ignored if the owner found the end first."""
     shared.step(other(), task(at=CYCLE))
     ((_, rescue),) = shared.until(CYCLE + SECOND)
     assert isinstance(rescue, ev.Rescue)
@@ -692,8 +692,8 @@ def test_a_rescue_waits_for_room_in_the_second(shared: Shared, running: bool) ->
     assert [ev.Poll, ev.Rescue] if running else [ev.Rescue] == [type(each) for _, each in first]
 
 
-def test_a_window_that_is_full_does_not_keep_a_rescue_back() -> None:
-    """The poll takes the place of the reserved one; only another try needs a place of its own."""
+def test_a_full_window_does_not_delay_a_rescue() -> None:
+    """The poll uses the reserved request; only a retry needs another one."""
     shared = Shared(Limits(requests=16, period=300, per_second=5))
     spent = (ev.RequestRow("other", ref, 0, answered=1) for ref in range(16))
     shared.step(other(), task(at=CYCLE), *spent, at=CYCLE)
@@ -705,8 +705,8 @@ def test_a_window_that_is_full_does_not_keep_a_rescue_back() -> None:
     assert [] == shared.until(CYCLE + 3 * SECOND)
 
 
-def test_a_task_of_a_dead_member_is_polled_beyond_what_was_reserved(shared: Shared) -> None:
-    """Its owner would have reserved more; nobody else does."""
+def test_a_task_of_a_dead_member_is_polled_after_its_reserved_polls(shared: Shared) -> None:
+    """Its owner cannot reserve more polls, so others poll it."""
     lapsed = task(at=CYCLE, until=CYCLE, owner="dead")
     lapsed = attrs.evolve(lapsed, cap=100 * SECOND)
     alive = attrs.evolve(lapsed, member="other", ref=2, task_id="theirs-2")
@@ -721,8 +721,8 @@ def test_a_task_of_a_dead_member_is_polled_beyond_what_was_reserved(shared: Shar
     assert ["theirs-1", "theirs-2", "theirs-1"] == ids
 
 
-def test_a_task_whose_id_nobody_knows_is_not_polled(shared: Shared) -> None:
-    """Its creation is not answered; when its owner dies it is forgotten, and counts as in doubt."""
+def test_a_task_without_an_id_is_not_polled(shared: Shared) -> None:
+    """A task without an id is forgotten when its owner dies, and counts as in doubt."""
     shared.step(other(), task(at=CYCLE, task_id=""))
     assert shared.scheduler.others_in_doubt("ai-smile", SECOND)
 
@@ -736,7 +736,7 @@ def test_a_task_whose_id_nobody_knows_is_not_polled(shared: Shared) -> None:
 
 
 def test_a_task_is_forgotten_when_it_is_given_up(shared: Shared) -> None:
-    """Nobody asks for it after that, whatever its rows say."""
+    """A task that was given up is not polled, whatever its rows say."""
     row = task(at=CYCLE)
     shared.step(other(), row)
     shared.step(at=120 * SECOND)
@@ -747,7 +747,7 @@ def test_a_task_is_forgotten_when_it_is_given_up(shared: Shared) -> None:
 
 
 def test_our_poll_that_another_member_sent_moves_with_its_row(shared: Shared) -> None:
-    """The owner polls next when the rescuer says, and knows that the lease was renewed."""
+    """The owner polls next when the row says, and knows that the lease was renewed."""
     shared.running()
     (row,) = shared.scheduler._state.members._published_tasks.values()
     rescued = attrs.evolve(row, next=row.next + 168, renewed=CYCLE)
@@ -758,8 +758,8 @@ def test_our_poll_that_another_member_sent_moves_with_its_row(shared: Shared) ->
     assert CYCLE == shared.scheduler._state.jobs[1].accepted
 
 
-def test_a_row_that_does_not_know_of_our_last_poll_does_not_bring_it_back(shared: Shared) -> None:
-    """A poll that left without the lock is not due again where a rescuer writes the old place."""
+def test_an_older_row_does_not_repeat_our_last_poll(shared: Shared) -> None:
+    """A poll that left without the lock is not due again if another member writes its old slot."""
     shared.running()
     (row,) = shared.scheduler._state.members._published_tasks.values()
     at = row.next * SLOTS
@@ -777,8 +777,8 @@ def test_a_row_that_does_not_know_of_our_last_poll_does_not_bring_it_back(shared
 # 9: Turns.
 
 
-def test_who_created_less_in_this_period_goes_first(shared: Shared) -> None:
-    """A member that waits for its turn is let by, until it has created as much."""
+def test_the_member_with_fewer_creations_goes_first(shared: Shared) -> None:
+    """A waiting member goes first until it has created as much."""
     first = shared.running()
     assert 1 == first.ref
     shared.job()
@@ -799,7 +799,7 @@ def test_creations_of_an_earlier_period_do_not_count(shared: Shared) -> None:
     assert shared.step(other(waited_at=at, at=at), at=at)
 
 
-def test_a_member_tells_that_it_waits(shared: Shared) -> None:
+def test_a_member_publishes_that_it_waits(shared: Shared) -> None:
     """Its row says when one of its jobs last waited for its turn, but not at each step."""
     shared.job()
     shared.step(other(short=True), at=SECOND)
@@ -810,8 +810,8 @@ def test_a_member_tells_that_it_waits(shared: Shared) -> None:
     assert [] == shared.rows(ev.MemberRow)
 
 
-def test_a_member_with_work_tells_each_second_that_it_lives(shared: Shared) -> None:
-    """One without work tells nothing."""
+def test_a_member_with_work_writes_a_heartbeat(shared: Shared) -> None:
+    """It writes each second; a member without work does not."""
     shared.step(at=10 * SECOND)
     assert [] == shared.rows(ev.MemberRow)
 
@@ -820,8 +820,8 @@ def test_a_member_with_work_tells_each_second_that_it_lives(shared: Shared) -> N
     assert [shared.now] == [row.stepped_at for row in shared.rows(ev.MemberRow)]
 
 
-def test_who_cannot_create_lets_the_others_go_first(shared: Shared) -> None:
-    """A member whose network fails does not tell that it waits: its turn would hold up all."""
+def test_a_member_that_cannot_create_does_not_wait_for_its_turn(shared: Shared) -> None:
+    """A member whose network fails does not publish that it waits, which would delay the others."""
     shared.job()
     (command,) = shared.step()
     assert isinstance(command, ev.Submit)
@@ -835,7 +835,7 @@ def test_who_cannot_create_lets_the_others_go_first(shared: Shared) -> None:
 
 
 def test_creations_of_ours_are_forgotten_after_a_period(shared: Shared) -> None:
-    """Also where there is no other member whose turn they matter for."""
+    """They are forgotten even if there is no other member."""
     for at in range(0, 1000, 100):
         shared.step(at=at * SECOND)
         shared.running()
@@ -849,7 +849,7 @@ def test_creations_of_ours_are_forgotten_after_a_period(shared: Shared) -> None:
 # 12: Stopped and dead members.
 
 
-def test_a_stopped_member_holds_nobody_up(shared: Shared) -> None:
+def test_a_stopped_member_does_not_delay_others(shared: Shared) -> None:
     """Its shortage, its work and its turn count for ten seconds after its last step."""
     shared.job()
     stopped = other(short=True, work=1, waited_at=0)
@@ -859,7 +859,7 @@ def test_a_stopped_member_holds_nobody_up(shared: Shared) -> None:
 
 
 def test_requests_of_a_stopped_member_count_as_answered_after_a_while(shared: Shared) -> None:
-    """A request timeout later nobody waits for their answers, and a period later they are gone."""
+    """They count as answered after the request timeout, and not at all a period later."""
     shared.step(other(work=1), ev.RequestRow("other", 1, 0), ev.RequestRow("third", 1, 0))
     shared.step(at=31 * SECOND)
     assert [("third", 1)] == [*shared.scheduler._state.members._open]
@@ -872,8 +872,8 @@ def test_requests_of_a_stopped_member_count_as_answered_after_a_while(shared: Sh
     assert not shared.scheduler._state.members._answered
 
 
-def test_a_dead_member_leaves_its_tasks_and_what_may_have_left(shared: Shared) -> None:
-    """Its tasks are kept alive; one that was announced is over; a poll that was due counts."""
+def test_tasks_and_requests_of_a_dead_member(shared: Shared) -> None:
+    """Its tasks are kept alive; an announced one is over; a poll that was due counts."""
     rows = task(1, at=CYCLE), task(2, at=CYCLE, announced=True), task(3, at=2 * CYCLE)
     shared.step(other(), *rows, ev.RequestRow("other", 1, 0), at=CYCLE)
 
@@ -885,7 +885,7 @@ def test_a_dead_member_leaves_its_tasks_and_what_may_have_left(shared: Shared) -
     assert [True, False, True, False] == [number is not None for number in found]
 
 
-def test_who_had_no_work_for_a_period_says_nothing_of_the_network(shared: Shared) -> None:
+def test_the_network_of_an_idle_member_does_not_count(shared: Shared) -> None:
     """Its last row may be a day old; while it works, its network counts for all."""
     table = shared.scheduler._state.table
     shared.step(other(cycle=100, work=1))
@@ -918,7 +918,7 @@ def test_a_notification_is_handed_to_the_owner(shared: Shared) -> None:
 
 
 def test_the_owner_polls_a_task_that_another_member_announced(shared: Shared) -> None:
-    """It does not wait for its reserved poll."""
+    """The owner does not wait for the reserved poll."""
     shared.running()
     (row,) = shared.scheduler._state.members._published_tasks.values()
 
@@ -928,7 +928,7 @@ def test_the_owner_polls_a_task_that_another_member_announced(shared: Shared) ->
 
 
 def test_a_task_that_its_owner_announces_is_left_to_it(shared: Shared) -> None:
-    """Its reservations count no longer."""
+    """Its reservations do not count here."""
     shared.step(other(), task(1, at=CYCLE))
 
     shared.step(task(1, at=CYCLE, announced=True), task(2, at=CYCLE, announced=True))
@@ -940,7 +940,7 @@ def test_a_task_that_its_owner_announces_is_left_to_it(shared: Shared) -> None:
 
 
 def test_durations_of_others_are_learned_once(shared: Shared) -> None:
-    """A batch starts warm where another member has seen tasks end."""
+    """A batch starts warm if another member has seen tasks end."""
     kinds = shared.scheduler._state.admission._kinds
     rows = [
         ev.DurationRow("other", 1, SMILE, 0, 8 * SECOND),
@@ -953,7 +953,7 @@ def test_durations_of_others_are_learned_once(shared: Shared) -> None:
     assert {"other": 2} == shared.scheduler._state.members._learned
 
 
-def test_durations_of_who_left_are_learned_once(shared: Shared) -> None:
+def test_durations_of_a_member_that_left_are_learned_once(shared: Shared) -> None:
     """A ledger that is read anew has the same durations again."""
     kinds = shared.scheduler._state.admission._kinds
     row = ev.DurationRow("dead", 1, SMILE, 0, 8 * SECOND)
@@ -964,8 +964,8 @@ def test_durations_of_who_left_are_learned_once(shared: Shared) -> None:
     assert 1 == len(kinds[SMILE].durations)
 
 
-def test_our_ends_and_durations_are_told(shared: Shared) -> None:
-    """A task that ended is told as ended, with how long it lasted."""
+def test_our_ends_and_durations_are_published(shared: Shared) -> None:
+    """The row of a task says that it has ended, and another one how long it lasted."""
     shared.running()
     ((_, poll), *_) = shared.until(CYCLE)
     assert isinstance(poll, ev.Poll)
@@ -978,7 +978,7 @@ def test_our_ends_and_durations_are_told(shared: Shared) -> None:
 
 
 def test_a_task_that_is_created_again_is_another_one(shared: Shared) -> None:
-    """After a failure of the engine the first task has ended, and the second one is told."""
+    """After an engine failure the first task is published as ended, and the second one anew."""
     first = shared.running()
     ((_, poll), *_) = shared.until(CYCLE)
     assert isinstance(poll, ev.Poll)
@@ -992,7 +992,7 @@ def test_a_task_that_is_created_again_is_another_one(shared: Shared) -> None:
 
 
 def test_a_loss_makes_admission_strict_for_all(shared: Shared) -> None:
-    """Who hears that a task was lost believes no durations for a while."""
+    """A member that reads of a lost task admits strictly for a while."""
     shared.step(other(), task(at=CYCLE))
 
     shared.step(task(at=CYCLE, ended=True, lost=True))
@@ -1001,8 +1001,8 @@ def test_a_loss_makes_admission_strict_for_all(shared: Shared) -> None:
     assert shared.scheduler._state.admission._strict_for
 
 
-def test_a_loss_of_ours_is_told(shared: Shared) -> None:
-    """The row of a task that the vendor does not know says so."""
+def test_a_loss_of_ours_is_published(shared: Shared) -> None:
+    """The row of a task that the vendor does not know says that it was lost."""
     shared.running()
     assert shared.scheduler.busy()
     for at in (3 * SECOND, CYCLE):
@@ -1020,7 +1020,9 @@ def test_a_loss_of_ours_is_told(shared: Shared) -> None:
 
 
 def test_the_strictest_settings_hold_while_members_overlap(shared: Shared) -> None:
-    """Requests, a second's requests, the period and the lease; then ours hold again."""
+    """This applies to requests, requests per second, the period and the lease; then ours apply
+    again.
+    """
     state = shared.scheduler._state
     shared.running()
     shared.step(ev.RequestRow("other", 1, 0, answered=1))
@@ -1042,7 +1044,7 @@ def test_the_strictest_settings_hold_while_members_overlap(shared: Shared) -> No
 
 
 def test_settings_that_are_looser_change_nothing(shared: Shared) -> None:
-    """Who allows itself more keeps to ours."""
+    """A member with looser settings keeps to ours."""
     account = shared.scheduler._state.table.account
     theirs = ev.SharedLimits(1000, 100 * SECOND, 50, 20 * SECOND)
 
@@ -1054,8 +1056,8 @@ def test_settings_that_are_looser_change_nothing(shared: Shared) -> None:
 # A ledger that is new, old, or was not written.
 
 
-def test_a_new_ledger_gets_everything_that_is_known(shared: Shared) -> None:
-    """Also the tasks and requests of others, who may have died; nothing is created meanwhile."""
+def test_a_new_ledger_gets_all_known_rows(shared: Shared) -> None:
+    """Rows of others, who may have died, are included; no task is created meanwhile."""
     shared.running()
     rows = ev.RequestRow("dead", 1, 0), ev.RequestRow("dead", 2, 0, answered=1)
     shared.step(other(), task(owner="dead", at=CYCLE), *rows)
@@ -1072,8 +1074,8 @@ def test_a_new_ledger_gets_everything_that_is_known(shared: Shared) -> None:
     assert shared.step(at=1_200_000)
 
 
-def test_who_was_away_creates_at_once(shared: Shared) -> None:
-    """A ledger that is read anew has everything where the rows of all members are there."""
+def test_a_member_that_was_away_creates_at_once(shared: Shared) -> None:
+    """A ledger that is read anew is complete if it has the rows of all members."""
     shared.step(other("left"), other())
     shared.job()
     issued = shared.step(other(at=100 * SECOND), gone=["left"], afresh=True, at=200 * SECOND)
@@ -1081,8 +1083,8 @@ def test_who_was_away_creates_at_once(shared: Shared) -> None:
     assert [ev.Submit] == [type(command) for command in issued]
 
 
-def test_who_writes_no_more_after_the_ledger_was_lost_is_gone(shared: Shared) -> None:
-    """It died or left meanwhile: nobody says so, and its limits would hold for ever."""
+def test_a_member_that_does_not_write_after_the_ledger_was_lost_is_gone(shared: Shared) -> None:
+    """It died or left meanwhile, and its limits would otherwise apply for ever."""
     shared.step(other(), other("idle"), task(at=100 * SECOND))
     shared.step(afresh=True)
     shared.step(other(at=SECOND), at=SECOND)
@@ -1094,7 +1096,7 @@ def test_who_writes_no_more_after_the_ledger_was_lost_is_gone(shared: Shared) ->
 
 
 def test_an_older_copy_of_the_ledger_changes_no_task_that_is_known(shared: Shared) -> None:
-    """Of a task that was polled since, the later row counts, and is told; ours as well."""
+    """The later row of a task counts and is published again; so does our own."""
     shared.running()
     (ours,) = shared.scheduler._state.members._published_tasks.values()
     old, new = task(at=CYCLE), task(at=2 * CYCLE)
@@ -1121,7 +1123,7 @@ def test_an_older_copy_of_the_ledger_takes_no_id_away(shared: Shared) -> None:
 
 
 def test_a_task_of_ours_that_an_older_copy_brings_back_is_ended_again(shared: Shared) -> None:
-    """Else the others would poll it until it is given up."""
+    """Otherwise the others would poll it until it is given up."""
     ended = task(5, at=CYCLE, owner="me")
 
     shared.step(ended, task(6, at=CYCLE, owner="me", ended=True), afresh=True)
@@ -1132,7 +1134,7 @@ def test_a_task_of_ours_that_an_older_copy_brings_back_is_ended_again(shared: Sh
 def test_a_task_that_an_older_copy_brings_back_is_left_to_its_owner_for_a_while(
     shared: Shared,
 ) -> None:
-    """It may have ended since; but who joins has no time to wait."""
+    """It may have ended since; a member that joins does not wait."""
     late = task(at=CYCLE)
     shared.step(other(at=2 * CYCLE))
 
@@ -1143,8 +1145,8 @@ def test_a_task_that_an_older_copy_brings_back_is_left_to_its_owner_for_a_while(
     assert joins.step(other(at=2 * CYCLE), late, afresh=True, at=2 * CYCLE)
 
 
-def test_who_was_stopped_when_the_ledger_was_lost_waits_for_news(shared: Shared) -> None:
-    """What seems to be overdue was polled by others, who say so soon."""
+def test_a_member_that_stood_still_when_the_ledger_was_lost_waits(shared: Shared) -> None:
+    """Polls that seem overdue were sent by others, who publish them soon."""
     shared.step(other(), task(at=CYCLE))
     at = CYCLE + 10 * SECOND
 
@@ -1153,8 +1155,8 @@ def test_who_was_stopped_when_the_ledger_was_lost_waits_for_news(shared: Shared)
     assert [at + 1_200_000] == [when for when, _ in shared.until(at + 2 * SECOND)]
 
 
-def test_who_was_awake_when_the_ledger_was_lost_goes_on(shared: Shared) -> None:
-    """A lease may be at stake."""
+def test_a_member_that_was_awake_when_the_ledger_was_lost_goes_on(shared: Shared) -> None:
+    """It sends overdue polls, since a task may be lost otherwise."""
     shared.step(other(), task(at=CYCLE))
     shared.step(at=CYCLE)
 
@@ -1163,8 +1165,8 @@ def test_who_was_awake_when_the_ledger_was_lost_goes_on(shared: Shared) -> None:
     assert [CYCLE + 300_000] == [when for when, _ in shared.until(CYCLE + SECOND)]
 
 
-def test_what_was_not_written_is_told_again(shared: Shared) -> None:
-    """The end of a task, its duration, and what was learned about tasks of others."""
+def test_rows_that_were_not_written_are_published_again(shared: Shared) -> None:
+    """This includes the end of a task, its duration, and changes to tasks of others."""
     shared.running()
     ((_, poll), *_) = shared.until(CYCLE - SECOND)
     assert isinstance(poll, ev.Poll)
@@ -1183,8 +1185,8 @@ def test_what_was_not_written_is_told_again(shared: Shared) -> None:
     assert 2 == len(before[0])
 
 
-def test_what_could_not_be_written_occupies_no_window(shared: Shared) -> None:
-    """It never left: a full window of such requests would leave none for a poll's retry."""
+def test_a_request_that_was_not_written_is_in_no_window(shared: Shared) -> None:
+    """It never left, and a window full of such requests would leave none for a retry."""
     shared.job()
     (command,) = shared.step()
     assert isinstance(command, ev.Submit)
@@ -1201,8 +1203,8 @@ def test_what_could_not_be_written_occupies_no_window(shared: Shared) -> None:
 # Webhooks, and no ledger any more.
 
 
-def test_with_webhooks_a_member_tells_what_it_holds() -> None:
-    """Tasks without reserved polls hold requests for their results, which others leave free."""
+def test_with_webhooks_a_member_publishes_its_held_requests() -> None:
+    """Tasks without reserved polls hold requests for results, which others leave free."""
     polling = Polling(give_up_after=120, completion="webhook")
     shared = Shared(polling=polling)
     shared.running()
@@ -1214,8 +1216,8 @@ def test_with_webhooks_a_member_tells_what_it_holds() -> None:
     assert [ev.Poll(2, 1)] == shared.step(attrs.evolve(row, announced=True), at=SECOND)
 
 
-def test_what_others_hold_is_left_free() -> None:
-    """Nothing that is not reserved leaves where the rest is held for the results of others."""
+def test_requests_held_by_others_are_left_free() -> None:
+    """No unreserved request leaves if the rest is held for the results of others."""
     shared = Shared(Limits(requests=40, period=300, per_second=5))
     shared.job()
 
@@ -1224,8 +1226,8 @@ def test_what_others_hold_is_left_free() -> None:
     assert shared.step(other(held=0))
 
 
-def test_who_shares_no_longer_counts_what_others_reserved(shared: Shared) -> None:
-    """Its own settings hold, it polls nothing for others, and forgets them when they are over."""
+def test_reservations_of_others_count_after_sharing_ends(shared: Shared) -> None:
+    """Our own settings apply; tasks of others are not polled and are forgotten when they end."""
     shared.step(
         attrs.evolve(other(), limits=ev.SharedLimits(100, 300 * SECOND, 5, 10 * SECOND)),
         task(at=CYCLE),
@@ -1246,8 +1248,8 @@ def test_who_shares_no_longer_counts_what_others_reserved(shared: Shared) -> Non
     assert 0 == len(state.table)
 
 
-def test_requests_that_nobody_hears_of_any_more_occupy_no_window_for_ever(shared: Shared) -> None:
-    """Unanswered ones of others count for a period after sharing has ended."""
+def test_unanswered_requests_of_others_expire_after_sharing_ends(shared: Shared) -> None:
+    """Unanswered requests of others count for a period after sharing has ended."""
     shared.step(other(), ev.RequestRow("other", 1, 0))
 
     shared.scheduler.unshare(0)
@@ -1259,7 +1261,7 @@ def test_requests_that_nobody_hears_of_any_more_occupy_no_window_for_ever(shared
 
 
 def test_a_scheduler_may_join_with_the_settings_of_the_whole_key() -> None:
-    """A share of the limits counts by the whole where the key is shared."""
+    """A share of the limits is replaced by the whole if the key is shared."""
     scheduler = Scheduler(Limits(requests=100), Polling(give_up_after=120))
     assert Limits(requests=100) == scheduler.limits
 

@@ -1,4 +1,4 @@
-"""How fast it may go: the cycle, the guard, the reserve, and pauses."""
+"""The pace of requests: the cycle, the guard, the reserve, and pauses."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def polled(pacer: Pacer, count: int, took: int = 100_000) -> None:
 
 
 def test_the_cycle_follows_the_network() -> None:
-    """A good network is polled late, a bad one so early that the tries fit into the lease."""
+    """The cycle is long on a good network, and so short on a bad one that the tries fit."""
     good = pacer()
     polled(good, 300)
     good.replan(60 * SECOND)
@@ -41,7 +41,7 @@ def test_the_cycle_follows_the_network() -> None:
 
 
 def test_a_long_cycle_for_much_work() -> None:
-    """While more waits than a window holds, tasks are polled later, until none runs any more."""
+    """The cycle is longer while more work waits than a window holds, until no task runs."""
     here = pacer()
     polled(here, 300)
     for waiting, cycle in ((251, 9_300_000), (250, 8_800_000), (251, 9_300_000)):
@@ -59,7 +59,7 @@ def test_a_long_cycle_for_much_work() -> None:
 
 
 def test_no_long_cycle_where_polls_leave_late() -> None:
-    """A process that stands still now and then keeps more of the lease, until it no longer does."""
+    """A process that stands still at times keeps more of the lease, until it is punctual."""
     here = pacer()
     polled(here, 300)
     here.expect(1000)
@@ -77,7 +77,7 @@ def test_no_long_cycle_where_polls_leave_late() -> None:
 
 
 def test_the_rest_of_a_lease_holds_a_rescue() -> None:
-    """Where a poll is sent by another member, 0.3 s late, it arrives inside the lease."""
+    """A poll that another member sends 0.3 s late arrives inside the lease."""
     for took in range(10_000, 600_000, 10_000):
         here = pacer()
         here.expect(1000)
@@ -88,12 +88,12 @@ def test_the_rest_of_a_lease_holds_a_rescue() -> None:
 
 
 def test_one_request_a_second() -> None:
-    """Where tries leave a second apart the lease keeps more time for them."""
+    """If retries must leave a second apart, more of the lease is kept for them."""
     assert pacer(Limits(per_second=1)).table.cycle < pacer().table.cycle
 
 
 def test_nothing_new_on_a_plan_for_a_better_network() -> None:
-    """While the plan cannot follow a network that got worse nothing new is created."""
+    """While the plan cannot be adapted to a worse network, no task is created."""
     here = pacer(Limits(25, 30.0, 5))
     polled(here, 100)
     here.replan(60 * SECOND)
@@ -126,7 +126,7 @@ def test_the_reserve_follows_the_failures() -> None:
 
 
 def test_pauses_grow_in_an_outage() -> None:
-    """What is not a poll and stays unanswered pauses the rest, longer each time."""
+    """A request other than a poll without an answer causes a pause, longer each time."""
     here, ask, holds = pacer(), ev.Ask(1, 1), []
     for _ in range(9):
         here.on_response(ev.NotSent(ask, NO), 1000, 0)
@@ -141,7 +141,7 @@ def test_pauses_grow_in_an_outage() -> None:
 
 
 def test_creations_after_a_doubt() -> None:
-    """After a creation in doubt the next waits and goes alone, until one is answered."""
+    """After a creation in doubt the next one waits and is alone, until one is answered."""
     here, now = pacer(), 0
     for number, wait in enumerate((2, 6, 18, 54, 120, 120)):
         command = ev.Submit(number, 1)
@@ -160,8 +160,8 @@ def test_creations_after_a_doubt() -> None:
     assert here.may_create(now)
 
 
-def test_silent_creations() -> None:
-    """Where three creations are silent for longer than the patience no fourth is sent."""
+def test_unanswered_creations() -> None:
+    """While three creations have no answer for longer than the patience no fourth is sent."""
     here = pacer()
     for number in range(3):
         here.created(number, 0)
@@ -170,7 +170,7 @@ def test_silent_creations() -> None:
 
 
 def test_refusals_are_counted() -> None:
-    """429s go into the allowance and the statistics."""
+    """429s count in the allowance and the statistics."""
     here = pacer()
     for now in (0, 2 * SECOND):
         here.table.leave(now, now, SECOND)
@@ -181,7 +181,7 @@ def test_refusals_are_counted() -> None:
 
 
 def test_refusals_are_no_bad_network() -> None:
-    """A 429 makes neither the cycle shorter nor the reserve larger: more polls would be refused."""
+    """A 429 neither shortens the cycle nor enlarges the reserve, since that would cause more."""
     here = pacer()
     polled(here, 300)
     for second in range(100):
@@ -192,7 +192,7 @@ def test_refusals_are_no_bad_network() -> None:
 
 
 def refused(pacer: Pacer, own: int) -> None:
-    """The window is full, with `own` requests of ours, the last of them now."""
+    """Fill the window with `own` requests of ours, the last of them refused now."""
     for number in range(own):
         now = 300 * SECOND * number // own
         pacer.table.leave(number, now, SECOND)
@@ -201,8 +201,8 @@ def refused(pacer: Pacer, own: int) -> None:
         pacer.on_response(ev.Limited(POLL, NO), 1000, now)
 
 
-def test_one_task_is_tried_where_none_can_be_insured() -> None:
-    """After a quiet time, and where half of the limit is free, the plan may hold one task."""
+def test_one_task_is_tried_under_a_low_limit() -> None:
+    """After a quiet time, with half of the limit free, the plan may hold one task."""
     here = pacer(Limits(requests=40, period=300.0))
     here.replan(0)
     refused(here, 10)
@@ -215,7 +215,7 @@ def test_one_task_is_tried_where_none_can_be_insured() -> None:
 
 
 def test_silence() -> None:
-    """In a full window one request at a time asks, when the silence is over."""
+    """In a full window one request at a time is sent after the silence."""
     here = pacer()
     assert not here.silent(0, asking=True)
     refused(here, 200)
@@ -227,7 +227,7 @@ def test_silence() -> None:
 
 
 def test_polls_are_sooner_while_more_is_tried() -> None:
-    """Whoever tries more than was seen to fit wants polls in mid-lease."""
+    """While a higher limit is being tried, polls leave in mid-lease."""
     here = pacer()
     refused(here, 200)
     here.on_response(ev.Running(POLL), 1000, 301 * SECOND)
@@ -239,7 +239,7 @@ def test_polls_are_sooner_while_more_is_tried() -> None:
 
 @pytest.mark.parametrize("took", [150_000, 300_000, 700_000, 5 * SECOND])
 def test_a_jittery_network_keeps_the_guard(took: int) -> None:
-    """The guard is never below the jitter and does not move for small changes."""
+    """The guard is never below the jitter and does not change for small changes."""
     here = pacer()
     polled(here, 400, took)
     here.replan(60 * SECOND)
@@ -250,8 +250,8 @@ def test_a_jittery_network_keeps_the_guard(took: int) -> None:
     assert guard == here.table.guard
 
 
-def test_the_plan_is_not_cut_again_at_once() -> None:
-    """While tasks run a plan that grows waits for half a minute."""
+def test_the_plan_does_not_change_again_at_once() -> None:
+    """While tasks run a longer cycle waits for half a minute."""
     here = pacer()
     polled(here, 300)
     here.table.reserve(1, 0, 2400)
@@ -266,9 +266,9 @@ def test_the_plan_is_not_cut_again_at_once() -> None:
     assert good > here.table.cycle
 
 
-def test_the_last_place_of_a_second_is_lent_where_tries_come_in_time() -> None:
-    """At one request a second, on a good network and in the middle of the cycle; not on a bad one,
-    whose tries need the rest of the lease.
+def test_the_last_request_of_a_second_is_used_if_retries_come_in_time() -> None:
+    """At one request per second it is used in mid-cycle on a good network, and not on a bad one,
+    whose retries need the rest of the lease.
     """
     here = pacer(Limits(per_second=1))
     polled(here, 300)
@@ -288,38 +288,38 @@ def test_the_last_place_of_a_second_is_lent_where_tries_come_in_time() -> None:
     assert not here.lends(cycle // 2 + 2 * SECOND)
 
 
-def test_what_may_be_promised_to_those_that_run() -> None:
-    """All but what is never reserved; under foreign use creations count on less."""
+def test_requests_that_may_be_reserved() -> None:
+    """All but the reserve may be reserved; under foreign use creations have fewer."""
     here = pacer()
-    assert (248, 248) == (here.firm, here.limit(0))
+    assert (248, 248) == (here.reservable, here.limit(0))
     for now in (0, 2 * SECOND):
         here.on_response(ev.Limited(ev.Ask(1, 1), NO), 1000, now)
-    assert 248 == here.firm
+    assert 248 == here.reservable
     assert here.limit(2 * SECOND) < 10
 
 
-def calm(here: Pacer) -> bool:
-    """Asked by a call, since mypy does not know that `cut` changes it."""
-    return here.calm
+def is_current(here: Pacer) -> bool:
+    """Return `plan_is_current` by a call, since mypy does not know that `cut` changes it."""
+    return here.plan_is_current
 
 
-def test_it_is_calm_while_nothing_changes() -> None:
-    """With the plan cut and the network as it was there is nothing to cut; news of another network
-    and refusals end that, and a key that others use is never calm.
+def test_the_plan_is_current_while_nothing_changes() -> None:
+    """The plan is current until the network changes or a request is refused, and never while others
+    use the key.
     """
     here = pacer()
-    assert not calm(here)
+    assert not is_current(here)
     here.replan(0)
-    assert calm(here)
+    assert is_current(here)
     polled(here, 1, 9 * SECOND)
-    assert not calm(here)
+    assert not is_current(here)
     # The first cuts, the second finds that all is as it should be.
     here.replan(SECOND)
     here.replan(SECOND)
-    assert calm(here)
+    assert is_current(here)
     for now in (2 * SECOND, 9 * SECOND):
         here.on_response(ev.Limited(POLL, NO), 100_000, now)
-        assert not calm(here)
+        assert not is_current(here)
         here.replan(now)
     assert here.allowance.met
-    assert not calm(here)
+    assert not is_current(here)

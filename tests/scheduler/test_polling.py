@@ -1,4 +1,4 @@
-"""How tasks that exist are polled: reserved polls, notifications, retries and early polls."""
+"""How running tasks are polled: reserved polls, notifications, retries and early polls."""
 
 import heapq
 import random
@@ -36,7 +36,7 @@ DOWN = ServiceUnavailable("down")
 
 
 class NotifyingWorld(World):
-    """A world whose vendor tells of ends; `offsets(end)` are when it does, in microseconds.
+    """A world whose vendor sends notifications at `offsets(end)`, in microseconds.
 
     With completion="webhook" a lease is no matter.
     """
@@ -72,7 +72,7 @@ class NotifyingWorld(World):
         self.tell(ev.Notified(ref))
 
     def polls(self, ref: int = 1) -> list[float]:
-        """When the task was asked for, in seconds from its creation's answer on."""
+        """Return when the task was polled, in seconds after the answer to its creation."""
         created = next(
             at for at, each in self.sent if isinstance(each, ev.Submit) and each.ref == ref
         )
@@ -86,7 +86,7 @@ class NotifyingWorld(World):
 def one_task(
     polling: Polling = WEBHOOK, lasts: float = 30.0, offsets: Iterable[float] = (0.0,)
 ) -> NotifyingWorld:
-    """A world of one task of `lasts` seconds, announced at these offsets from its end."""
+    """Return a world of one task of `lasts` seconds, announced at these offsets from its end."""
     world = NotifyingWorld(None, polling)
     given = [round(each * SECOND) for each in offsets]
     world.offsets, world.duration = lambda _: given, lambda _: lasts
@@ -98,8 +98,8 @@ def one_task(
 # One task.
 
 
-def test_two_requests_where_the_vendor_tells() -> None:
-    """Nothing is asked between the creation and the notification, however long that is."""
+def test_two_requests_with_webhooks() -> None:
+    """A task is not polled between its creation and its notification, however long that takes."""
     world = one_task(lasts=200)
     world.finish()
 
@@ -108,7 +108,7 @@ def test_two_requests_where_the_vendor_tells() -> None:
 
 
 def test_a_notification_ends_the_wait() -> None:
-    """With both, polls keep the task alive, and the end is known when it is announced."""
+    """With both, polls keep the task alive, and a notification ends the wait."""
     world = one_task(BOTH, lasts=20)
     world.finish()
 
@@ -119,7 +119,7 @@ def test_a_notification_ends_the_wait() -> None:
 
 @pytest.mark.parametrize("polling", [WEBHOOK, BOTH])
 def test_an_early_notification(polling: Polling) -> None:
-    """A task that still runs is asked for again with growing pauses."""
+    """A task that still runs after its notification is polled again with growing pauses."""
     world = one_task(polling, lasts=60, offsets=[-40.0])
     world.finish()
     asked = [at for at in world.polls() if at > 19.9]
@@ -132,7 +132,7 @@ def test_an_early_notification(polling: Polling) -> None:
 @pytest.mark.parametrize("polling", [WEBHOOK, BOTH])
 @pytest.mark.parametrize("offsets", [(0, 0), (0, 0.05), (0, 5, 500), (0,) * 30])
 def test_double_and_late(polling: Polling, offsets: tuple[float, ...]) -> None:
-    """What comes again costs at most a poll or two, however often, and after the end nothing."""
+    """Repeated notifications cost a poll or two at most, and none after the end."""
     world = one_task(polling, offsets=offsets)
     world.finish()
     polls = [at for at in world.polls() if at > 29]
@@ -142,8 +142,8 @@ def test_double_and_late(polling: Polling, offsets: tuple[float, ...]) -> None:
     assert len(polls) == len([at for at in world.polls() if at > 29])
 
 
-def test_what_comes_second_changes_nothing() -> None:
-    """A notification of a job that has ended, is not known or was not created leaves no trace."""
+def test_a_notification_without_a_task_changes_nothing() -> None:
+    """A notification of a job that has ended, is unknown or was not created changes nothing."""
     world = one_task()
     world.finish()
     world.tell(ev.JobAdded(7, SMILE, 1.0, uploads=True))
@@ -161,7 +161,7 @@ def test_what_comes_second_changes_nothing() -> None:
     [(20.0, 10.0, [40.1]), (20.0, 300.0, [40.1, 160, 280, 420]), (None, 10.0, [240.1])],
 )
 def test_a_lost_notification(usual: float | None, lasts: float, expected: list[float]) -> None:
-    """Long overdue, a task is asked for all the same, and ever more rarely."""
+    """A task that is long overdue is polled, at growing intervals."""
     world = one_task(lasts=lasts, offsets=())
     job = world.scheduler._state.jobs[1]
     job.kind = TaskKind("ai-smile", usual=None if usual is None else (0, round(usual * SECOND)))
@@ -173,7 +173,7 @@ def test_a_lost_notification(usual: float | None, lasts: float, expected: list[f
 
 @pytest.mark.parametrize("give_up", [10, 60, 120, 600])
 def test_once_more_before_it_is_given_up(give_up: int) -> None:
-    """A task that nobody announced is asked for while there is time for another try."""
+    """A task without a notification is polled while there is time for a retry."""
     polling = Polling(completion="webhook", give_up_after=give_up)
     world = one_task(polling, lasts=give_up / 3, offsets=())
     world.finish()
@@ -186,8 +186,8 @@ def test_once_more_before_it_is_given_up(give_up: int) -> None:
     assert len(stuck.polls()) < 10
 
 
-def test_polls_that_fail_come_again_ever_more_rarely() -> None:
-    """Where no lease runs, an outage of ten minutes costs a dozen polls, not the window."""
+def test_failed_polls_are_retried_at_growing_intervals() -> None:
+    """With webhooks an outage of ten minutes costs a dozen polls, and not the window."""
     world = one_task(Polling(completion="webhook", give_up_after=1200), lasts=20)
     world.fate = lambda command: (
         ev.NoAnswer(command, DOWN)
@@ -202,8 +202,8 @@ def test_polls_that_fail_come_again_ever_more_rarely() -> None:
     assert len(polls) < 15
 
 
-def test_a_refused_poll_comes_again() -> None:
-    """A 429 to the poll that was announced delays the result by seconds."""
+def test_a_refused_poll_is_retried() -> None:
+    """A 429 to the poll after a notification delays the result by seconds."""
     world = one_task(lasts=20)
     full = RateLimited("Too many requests", status=429)
     refused = iter([True])
@@ -215,7 +215,7 @@ def test_a_refused_poll_comes_again() -> None:
     assert [20.1, 26.2] == pytest.approx(world.polls(), abs=0.6)
 
 
-def test_an_announced_poll_that_fails_does_not_wait_for_the_next_promise() -> None:
+def test_an_announced_poll_that_fails_is_retried_before_the_next_reserved_one() -> None:
     """With both, the result comes seconds after the notification, though the first poll failed."""
     world = one_task(BOTH, lasts=20)
     world.fate = lambda command: (
@@ -229,7 +229,7 @@ def test_an_announced_poll_that_fails_does_not_wait_for_the_next_promise() -> No
 
 
 def test_an_answer_that_never_comes() -> None:
-    """A poll that hangs is followed by another; its answer, when it comes, changes nothing."""
+    """A hanging poll is followed by another one; its late answer changes nothing."""
     world = one_task(lasts=20)
     slow = iter([40_000_000])
     world.round_trip = lambda command: (
@@ -243,8 +243,8 @@ def test_an_answer_that_never_comes() -> None:
     assert ended < 31 * SECOND
 
 
-def test_an_unknown_task_is_asked_for_once_more() -> None:
-    """ "Unknown" of a task that is left alone on purpose is believed the second time."""
+def test_an_unknown_task_is_polled_once_more() -> None:
+    """With webhooks "unknown" is final only the second time."""
     world = one_task(lasts=60)
     world.fate = lambda command: (
         ev.TaskUnknown(command, TaskExpired("unknown")) if isinstance(command, ev.Poll) else None
@@ -256,7 +256,7 @@ def test_an_unknown_task_is_asked_for_once_more() -> None:
 
 
 def test_a_failure_of_the_engine_is_tried_again() -> None:
-    """An announced failure that may pass is made anew, and the new task waits for its own word."""
+    """An announced failure that may pass creates a new task with its own notification."""
     world = one_task(lasts=30)
     failures = iter([True])
     failed = TaskFailed("x", code="error_inference", passing=True)
@@ -273,8 +273,8 @@ def test_a_failure_of_the_engine_is_tried_again() -> None:
 
 
 @pytest.mark.parametrize("completion", ["webhook", "both"])
-def test_a_task_that_is_taken_over(completion: Completion) -> None:
-    """It is asked for at once; what was announced before is asked for again soon."""
+def test_an_adopted_task(completion: Completion) -> None:
+    """An adopted task is polled at once, and soon again if it was announced before."""
     world = one_task(Polling(completion=completion))
     world.tasks[5] = test_scheduler.Task(3 * SECOND, 0)
     world.jobs[5] = 1.0
@@ -286,8 +286,8 @@ def test_a_task_that_is_taken_over(completion: Completion) -> None:
     assert world.settled_at[5] < 7 * SECOND
 
 
-def test_an_old_task_that_is_taken_over_is_asked_for_again() -> None:
-    """Even one that is about to be given up is asked for a second time."""
+def test_an_old_adopted_task_is_polled_again() -> None:
+    """An adopted task that is about to be given up is polled a second time."""
     world = one_task()
     world.tasks[5] = test_scheduler.Task(8 * SECOND, 0)
     world.jobs[5] = 1.0
@@ -297,8 +297,8 @@ def test_an_old_task_that_is_taken_over_is_asked_for_again() -> None:
     assert ev.Succeeded is type(world.settled[5].ending)
 
 
-def test_who_closes_poll_queue() -> None:
-    """What runs when the client closes is asked for at once, since there is no time to wait."""
+def test_closing_polls_running_tasks_at_once() -> None:
+    """Running tasks of a client that closes are polled at once, since it does not wait."""
     world = one_task(lasts=12, offsets=[60])
     world.run(5 * SECOND)
     world.tell(ev.ChannelClosed(0))
@@ -307,8 +307,8 @@ def test_who_closes_poll_queue() -> None:
     assert [5.0, 7.1, 11.2, 19.3] == pytest.approx(world.polls(), abs=0.6)
 
 
-def test_dropped_tasks_are_asked_for_no_longer() -> None:
-    """When a client has ended, a notification of what it left asks for nothing."""
+def test_abandoned_tasks_are_not_polled() -> None:
+    """After a client was aborted, a notification of its tasks causes no poll."""
     world = one_task(lasts=12)
     world.run(5 * SECOND)
     world.tell(ev.ChannelAborted(0))
@@ -324,7 +324,7 @@ def test_dropped_tasks_are_asked_for_no_longer() -> None:
 @pytest.mark.parametrize("early", [0.0, 0.3])
 @pytest.mark.parametrize("lasts", [8.0, 60.0])
 def test_results_do_not_wait_for_a_period(lasts: float, early: float) -> None:
-    """The window is never filled with creations, also where the vendor tells too early."""
+    """Creations never fill the window, also if notifications come too early."""
     world = NotifyingWorld(None, WEBHOOK, seed=3)
     world.duration = lambda rng: lasts * rng.lognormvariate(0, 0.35)
     world.offsets = lambda rng: (-3 * SECOND if rng.random() < early else 0,)
@@ -341,8 +341,8 @@ def test_results_do_not_wait_for_a_period(lasts: float, early: float) -> None:
     assert early or world.now < (700 if lasts == 8 else 830) * SECOND
 
 
-def test_questions_do_not_take_what_results_need() -> None:
-    """However much is asked, what was created is asked for when it is announced."""
+def test_queries_leave_the_requests_for_results() -> None:
+    """Announced tasks are polled however many queries there are."""
     world = NotifyingWorld(None, WEBHOOK)
     world.duration = lambda _: 40.0
     for _ in range(60):
@@ -359,8 +359,8 @@ def test_questions_do_not_take_what_results_need() -> None:
 
 
 @pytest.mark.parametrize("lost", [0.1, 1.0])
-def test_lost_notifications_do_not_feed_on_themselves(lost: float) -> None:
-    """What was found late says nothing of how long tasks last: none is given up for it."""
+def test_ends_found_late_do_not_count_as_durations(lost: float) -> None:
+    """Ends that were found late do not count as durations, so no task is given up for them."""
     world = NotifyingWorld(None, WEBHOOK, seed=5)
     world.duration = lambda _: 60.0
     world.offsets = lambda rng: () if rng.random() < lost else (0,)
@@ -373,8 +373,8 @@ def test_lost_notifications_do_not_feed_on_themselves(lost: float) -> None:
     assert max(waits) < 200 * SECOND
 
 
-def test_what_is_overdue_is_learned() -> None:
-    """After many that were announced, a lost one is found sooner than by what is documented."""
+def test_the_overdue_time_is_learned() -> None:
+    """After many announced ends a lost one is found sooner than by the documented duration."""
     world = NotifyingWorld(None, WEBHOOK)
     world.duration = lambda _: 8.0
     for _ in range(400):
@@ -388,8 +388,8 @@ def test_what_is_overdue_is_learned() -> None:
     assert [16.5] == pytest.approx(world.polls(last), abs=1)
 
 
-def test_the_end_is_foreseen() -> None:
-    """With webhooks the forecast reckons with two requests for each, not with polls."""
+def test_the_estimate_with_webhooks() -> None:
+    """With webhooks the estimate counts two requests for each job, and no polls."""
     world = NotifyingWorld(None, WEBHOOK)
     world.duration = lambda _: 60.0
     for _ in range(60):
@@ -402,8 +402,8 @@ def test_the_end_is_foreseen() -> None:
     assert (0.0, None) == (world.scheduler.eta(0, 0), Scheduler(Limits(), WEBHOOK).eta(1, 0))
 
 
-def test_the_forecast_of_a_few() -> None:
-    """What the window holds at once takes as long as one of them."""
+def test_the_estimate_of_a_few_jobs() -> None:
+    """Jobs that fit into the window together take as long as one of them."""
     world = one_task(lasts=60)
     world.finish()
     world.run(world.now + 400 * SECOND)
@@ -432,8 +432,8 @@ class WebhookHarness:
         return job
 
 
-def test_what_is_held() -> None:
-    """A request for each task, one more until it is known how many are in vain, and a margin."""
+def test_held_requests() -> None:
+    """A task holds a request, another until wasted polls are known, and a margin."""
     bench = WebhookHarness()
     assert 0 == bench.waking.held
     jobs = [bench.job(ref) for ref in range(100)]
@@ -444,8 +444,8 @@ def test_what_is_held() -> None:
     assert 5 + 1 + 2 == bench.waking.held
 
 
-def test_no_more_than_three_in_vain() -> None:
-    """However many polls failed in an outage, a task does not hold the window."""
+def test_at_most_three_wasted_polls_are_held() -> None:
+    """A task does not hold the window, however many polls failed in an outage."""
     bench = WebhookHarness()
     jobs = [bench.job(ref) for ref in range(9)]
     for _ in range(100):
@@ -453,8 +453,8 @@ def test_no_more_than_three_in_vain() -> None:
     assert 9 + 27 + 10 == bench.waking.held
 
 
-def test_what_was_in_vain_is_forgotten() -> None:
-    """After some hundred tasks that were asked for once, little is held for another poll."""
+def test_wasted_polls_are_forgotten() -> None:
+    """After some hundred tasks with one poll each, few more requests are held."""
     bench = WebhookHarness()
     jobs = [bench.job(ref) for ref in range(1000)]
     for _ in range(300):
@@ -464,8 +464,8 @@ def test_what_was_in_vain_is_forgotten() -> None:
     assert bench.waking.held < 100 + 30 + 12
 
 
-def test_asks_come_in_their_order() -> None:
-    """The last word on a job counts, and one that no longer runs is dropped."""
+def test_polls_are_ordered_by_time() -> None:
+    """The last time for a job counts, and a job that no longer runs is dropped."""
     bench, asks = WebhookHarness(), PollQueue()
     first, second = bench.job(1), bench.job(2)
     assert NEVER == asks.wakes()
@@ -483,8 +483,8 @@ def test_asks_come_in_their_order() -> None:
 @pytest.mark.parametrize(
     ("completion", "kept"), [(None, True), ("poll", True), ("both", True), ("webhook", False)]
 )
-def test_which_keeper(completion: Completion | None, kept: bool) -> None:
-    """Only where the vendor's word is all there is are tasks left alone."""
+def test_which_strategy(completion: Completion | None, kept: bool) -> None:
+    """Tasks are polled only after notifications if `completion` is "webhook"."""
     pacer = Pacer(Limits(), lease=10 * SECOND, horizon=600 * SECOND)
     keeping, strategy = strategies(pacer, PollQueue(), Polling(completion=completion))
 
@@ -495,7 +495,7 @@ def test_which_keeper(completion: Completion | None, kept: bool) -> None:
 
 
 def test_limits_that_could_keep_nothing_alive() -> None:
-    """Where no polls are needed, ten requests a period are enough."""
+    """With webhooks ten requests per period are enough."""
     limits = Limits(10, 300.0, 1)
     world = NotifyingWorld(limits, WEBHOOK)
     world.round_trip = lambda _: 100_000
@@ -521,7 +521,7 @@ SETTINGS = tuple(
 
 
 class Notifying(test_scheduler.Machine):
-    """As without webhooks, and any notification may come at any time."""
+    """The machine without webhooks, where any notification may come at any time."""
 
     @initialize(
         setting=st.sampled_from(SETTINGS),
@@ -545,14 +545,14 @@ class Notifying(test_scheduler.Machine):
 
     @rule(data=st.data())
     def notified(self, data: st.DataObject) -> None:
-        """For a job in whatever state, or for none."""
+        """Notify for a job in any state, or for none."""
         ref = data.draw(st.integers(1, len(self.world.jobs) + 3))
         self.world.tell(ev.Notified(ref))
         self.world.perform()
 
     @invariant()
     def asks_hold(self) -> None:
-        """What runs with webhooks is to be asked for some day before it is given up."""
+        """Check that each running task with webhooks has a poll before it is given up."""
         if not hasattr(self, "world"):
             return
         state = self.world.scheduler._state
@@ -576,7 +576,7 @@ TestNotifying.pytestmark = [pytest.mark.timeout(900)]  # type: ignore[attr-defin
     count=st.integers(1, 60),
 )
 def test_nothing_hangs(seed: int, lost: float, completion: Completion, count: int) -> None:
-    """Whichever notifications come, each task is found while it is not given up."""
+    """Each task is found before it is given up, whichever notifications come."""
     world = NotifyingWorld(None, Polling(completion=completion), seed=seed)
     world.offsets = lambda rng: (
         () if rng.random() < lost else (round(rng.uniform(-10, 30) * SECOND),)
@@ -608,25 +608,25 @@ class ExtraPollsHarness:
 
 
 def wakes(extra: ExtraPolls) -> list[int]:
-    """When each queue that is not empty wakes."""
+    """Return when each queue that is not empty wakes."""
     return [at for at in (extra.try_at(), extra.early_at(), extra.likely_at()) if at != NEVER]
 
 
 def first(queue: list[tuple[int, int, ScheduledJob]]) -> tuple[int, int] | None:
-    """When which task (by ref) is the first of a queue, None where there is none."""
+    """Return the ref and time of the first task of a queue, or None."""
     at, ref, _ = queue[0]
     return None if at == NEVER else (at, ref)
 
 
 def test_an_early_poll_after_the_interval() -> None:
-    """The first early poll may come an interval after the creation."""
+    """The first early poll may leave an interval after the creation."""
     harness = ExtraPollsHarness()
     assert (2 * SECOND, 1) == first(harness.extra_polls.early)
     assert None is first(harness.extra_polls.tries)
 
 
-def test_a_silent_promised_poll_is_tried_again() -> None:
-    """A reserved poll that is silent is tried again inside the lease; an early one is not."""
+def test_a_reserved_poll_without_an_answer_is_retried() -> None:
+    """A reserved poll without an answer is retried inside the lease; an early one is not."""
     harness = ExtraPollsHarness()
     harness.extra_polls.left(harness.job, 3 * SECOND)
     assert None is harness.job.try_at
@@ -635,8 +635,8 @@ def test_a_silent_promised_poll_is_tried_again() -> None:
     assert (harness.cycle + harness.patience, 1) == first(harness.extra_polls.tries)
 
 
-def test_a_short_cycle_is_cut_for_its_tries() -> None:
-    """A reserved poll that fails is tried at once, even if the next is reserved in the lease."""
+def test_a_failed_reserved_poll_is_retried_in_a_short_cycle() -> None:
+    """A failed reserved poll is retried at once, even if the next one is inside the lease."""
     harness = ExtraPollsHarness()
     pacer = Pacer(Limits(), lease=30 * SECOND, horizon=120 * SECOND)
     harness.extra_polls = ExtraPolls(pacer, lease=30 * SECOND, interval=2 * SECOND)
@@ -649,8 +649,8 @@ def test_a_short_cycle_is_cut_for_its_tries() -> None:
     assert 4 * SECOND + 100_000 == harness.job.try_at
 
 
-def test_tries_end() -> None:
-    """After six tries, and past the lease, no other try is made."""
+def test_retries_end() -> None:
+    """After six tries, and after the lease, there is no other retry."""
     harness = ExtraPollsHarness()
     harness.pacer.table.keep(1, harness.cycle)
     harness.job.tries = 6
@@ -661,8 +661,8 @@ def test_tries_end() -> None:
     assert None is harness.job.try_at
 
 
-def test_tries_are_spread_over_the_lease() -> None:
-    """Polls that fail at once are not all spent at once: the last leaves near the lease's end."""
+def test_retries_are_spread_over_the_lease() -> None:
+    """Retries of polls that fail at once are spread; the last one leaves near the lease's end."""
     harness, left = ExtraPollsHarness(), []
     harness.pacer.table.keep(1, harness.cycle)
     harness.extra_polls.left(harness.job, harness.cycle)
@@ -678,8 +678,8 @@ def test_tries_are_spread_over_the_lease() -> None:
     assert 9 * SECOND < left[-1] < 10 * SECOND
 
 
-def test_an_answer_ends_the_tries() -> None:
-    """A renewed lease that reaches the next reserved poll needs no retry; the queue forgets it."""
+def test_an_answer_ends_the_retries() -> None:
+    """A renewed lease that reaches the next reserved poll needs no retry."""
     harness = ExtraPollsHarness()
     harness.pacer.table.keep(1, harness.cycle)
     harness.extra_polls.left(harness.job, harness.cycle)
@@ -691,8 +691,8 @@ def test_an_answer_ends_the_tries() -> None:
     assert harness.cycle == harness.job.accepted
 
 
-def test_an_old_answer_keeps_the_try() -> None:
-    """An answer to an older poll renews the lease from when that one left, and no more."""
+def test_an_old_answer_keeps_the_retry() -> None:
+    """An answer to an older poll renews the lease only from when that poll left."""
     harness = ExtraPollsHarness()
     harness.pacer.table.keep(1, harness.cycle)
     harness.extra_polls.left(harness.job, harness.cycle)
@@ -708,7 +708,7 @@ def test_an_old_answer_keeps_the_try() -> None:
     ("said", "kept"), [(None, 2 * SECOND), (0, SECOND // 2), (3 * SECOND, 3 * SECOND)]
 )
 def test_the_vendors_interval(said: int | None, kept: int) -> None:
-    """The vendor's interval is followed on the next early poll, from half a second up."""
+    """The vendor's interval applies to the next early poll, from half a second up."""
     harness = ExtraPollsHarness()
     harness.extra_polls.left(harness.job, 3 * SECOND)
     harness.extra_polls.renewed(harness.job, 3 * SECOND, said, 3 * SECOND, 3 * SECOND)
@@ -716,8 +716,8 @@ def test_the_vendors_interval(said: int | None, kept: int) -> None:
     assert (3 * SECOND + kept, 1) == first(harness.extra_polls.early)
 
 
-def test_no_early_poll_at_the_promise() -> None:
-    """An early poll that would come with the reserved poll is none."""
+def test_no_early_poll_with_the_reserved_one() -> None:
+    """An early poll that would leave with the reserved poll is left out."""
     harness = ExtraPollsHarness()
     harness.extra_polls.renewed(harness.job, 3 * SECOND, 10**15, 3 * SECOND, 3 * SECOND)
     assert None is harness.job.early_at
@@ -726,7 +726,7 @@ def test_no_early_poll_at_the_promise() -> None:
 
 
 def test_thrift() -> None:
-    """Where requests are scarce a seventh of the task's age passes before an early poll."""
+    """If requests are scarce, a seventh of the task's age passes before an early poll."""
     harness = ExtraPollsHarness()
     for number in range(220):
         harness.pacer.table.leave(number, 0, SECOND)
@@ -736,7 +736,7 @@ def test_thrift() -> None:
 
 
 def test_contended() -> None:
-    """While the key is used elsewhere a poll is wanted in mid-lease."""
+    """While others use the key, a poll is due in mid-lease."""
     harness = ExtraPollsHarness()
     harness.pacer.allowance.contended_until = 120 * SECOND
     harness.extra_polls.renewed(harness.job, 0, 8 * SECOND, 0, 0)
@@ -746,8 +746,8 @@ def test_contended() -> None:
 # Tasks that have rather ended than not.
 
 
-def test_a_poll_when_it_is_likely_to_have_ended() -> None:
-    """It is worth asking when the task has rather ended, and not before the interval."""
+def test_a_poll_at_the_likely_end() -> None:
+    """A task is polled when it has probably ended, and not before the interval."""
     harness = ExtraPollsHarness()
     assert None is first(harness.extra_polls.likely)
     harness.extra_polls.expect_end(harness.job, 5 * SECOND)
@@ -758,8 +758,8 @@ def test_a_poll_when_it_is_likely_to_have_ended() -> None:
 
 
 @pytest.mark.parametrize("before", [0, SECOND - 1])
-def test_a_promise_that_hears_it_soon_enough(before: int) -> None:
-    """What is reserved within a second of the likely end needs no poll beside it."""
+def test_no_early_poll_shortly_before_the_reserved_one(before: int) -> None:
+    """A reserved poll within a second of the likely end needs no early one."""
     harness = ExtraPollsHarness()
     reserved = harness.pacer.table.next_poll(1)
     harness.extra_polls.expect_end(harness.job, reserved - before)
@@ -769,8 +769,8 @@ def test_a_promise_that_hears_it_soon_enough(before: int) -> None:
     assert (reserved - SECOND, 1) == first(harness.extra_polls.likely)
 
 
-def test_hope_ends_with_a_poll_and_with_news() -> None:
-    """A poll that leaves, and not knowing any longer, take the likely one out of the queue."""
+def test_a_poll_or_an_unknown_end_cancels_the_likely_poll() -> None:
+    """A poll that leaves, and a likely end that becomes unknown, cancel the likely poll."""
     for polled in (True, False):
         harness = ExtraPollsHarness()
         harness.extra_polls.expect_end(harness.job, 5 * SECOND)
@@ -783,8 +783,8 @@ def test_hope_ends_with_a_poll_and_with_news() -> None:
         assert None is first(harness.extra_polls.likely)
 
 
-def test_when_something_may_be_worth_asking() -> None:
-    """Of tries, early and likely polls the first of each may wake."""
+def test_when_extra_polls_are_due() -> None:
+    """The first of the retries, early polls and likely polls is due."""
     harness = ExtraPollsHarness()
     assert [2 * SECOND] == wakes(harness.extra_polls)
     harness.extra_polls.expect_end(harness.job, 5 * SECOND)
@@ -801,8 +801,8 @@ def test_when_something_may_be_worth_asking() -> None:
 # Tasks that nothing is reserved any longer.
 
 
-def test_a_task_without_a_promise_is_asked_where_there_is_room() -> None:
-    """Its next poll is a try a cycle after the last one, inside the lease."""
+def test_a_task_without_reserved_polls_is_polled_as_a_retry() -> None:
+    """Its next poll is a retry a cycle after the last one, inside the lease."""
     harness = ExtraPollsHarness()
     harness.pacer.table.extend(1, 100, 0, 250)
     harness.job.tries = 3
@@ -813,8 +813,8 @@ def test_a_task_without_a_promise_is_asked_where_there_is_room() -> None:
     assert 0 == harness.job.tries
 
 
-def test_a_late_answer_without_a_promise() -> None:
-    """Where the answer comes after the time of the next poll that leaves at once."""
+def test_a_late_answer_without_a_reserved_poll() -> None:
+    """If the answer comes after the time of the next poll, that poll leaves at once."""
     harness = ExtraPollsHarness()
     harness.pacer.table.extend(1, 100, 0, 250)
     harness.extra_polls.left(harness.job, SECOND)

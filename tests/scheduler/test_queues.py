@@ -1,4 +1,4 @@
-"""Pictures on their way to the vendor, and queries that wait for their request."""
+"""Registrations and uploads of pictures, and queries."""
 
 import pytest
 
@@ -58,8 +58,8 @@ class UploadHarness:
         self.hear(ev.Registered(command, grants(command)))
 
 
-def test_the_whole_way() -> None:
-    """Files are registered together in their order and each is uploaded and ready."""
+def test_register_and_upload() -> None:
+    """Files are registered together in their order, and each is uploaded and ready."""
     harness = UploadHarness(3)
     command = harness.register()
     assert ((0, 1, 2), None) == (command.refs, command.feature)
@@ -74,7 +74,7 @@ def test_the_whole_way() -> None:
 
 
 def test_a_full_call_or_none() -> None:
-    """A call waits until it is full unless part of one is worth it, and for company even then."""
+    """A call waits until it is full, unless part of a call is wanted; then it waits briefly."""
     harness = UploadHarness(3)
     assert None is harness.uploads.registration(SECOND, partly=False)
     assert None is harness.uploads.registration(50_000, partly=True)
@@ -83,7 +83,7 @@ def test_a_full_call_or_none() -> None:
     assert None is UploadHarness(0).uploads.registration(0, partly=True)
 
 
-def test_lanes_stay_apart() -> None:
+def test_channels_stay_apart() -> None:
     """One call holds the files of one channel, and the others keep their order."""
     harness = UploadHarness(6, channels=2)
     assert (0, 2, 4) == harness.register().refs
@@ -91,7 +91,7 @@ def test_lanes_stay_apart() -> None:
 
 
 def test_too_many_files_halve_the_call() -> None:
-    """A refused call is sent again with half of the files, even where several were on their way."""
+    """A refused call is sent again with half of the files, also if several were under way."""
     harness = UploadHarness(40)
     first, second = harness.register(), harness.register()
     assert 20 == len(first.refs) == len(second.refs)
@@ -101,7 +101,7 @@ def test_too_many_files_halve_the_call() -> None:
 
 
 def test_one_bad_file_is_found() -> None:
-    """Halving leads to the one file that is refused, which ends alone; calls are full again."""
+    """Halving finds the one file that is refused, which ends alone; calls are full again."""
     harness, ended = UploadHarness(8, files=8), []
     while len(harness.uploads) > harness.uploads.under_way:
         command = harness.register()
@@ -114,7 +114,7 @@ def test_one_bad_file_is_found() -> None:
 
 
 def test_the_feature_s_own_path() -> None:
-    """Where the universal path is missing each feature registers for itself, and nothing ends."""
+    """If the universal path is missing, each feature registers by its own, and no job ends."""
     harness = UploadHarness(40)
     first, second = harness.register(), harness.register()
     assert ([], []) == harness.hear(ev.Refused(first, NO, 404))
@@ -133,7 +133,7 @@ def test_a_refused_key_ends_all() -> None:
 
 
 def test_refused_for_the_limit() -> None:
-    """429 costs no file anything."""
+    """429 does not count as a failure of a file."""
     harness = UploadHarness(3)
     for _ in range(30):
         assert ([], []) == harness.hear(ev.Limited(harness.register(), NO))
@@ -141,7 +141,7 @@ def test_refused_for_the_limit() -> None:
 
 @pytest.mark.parametrize("kind", [ev.NotSent, ev.NoAnswer])
 def test_an_outage_while_registering(kind: type[ev.NotSent | ev.NoAnswer]) -> None:
-    """A call without an answer is sent again; after six times its first file ends, and no other."""
+    """A call without an answer is sent again; after six times only its first file ends."""
     harness = UploadHarness(3)
     for _ in range(5):
         assert ([], []) == harness.hear(kind(harness.register(), NO))
@@ -149,8 +149,8 @@ def test_an_outage_while_registering(kind: type[ev.NotSent | ev.NoAnswer]) -> No
     assert (1, 2) == harness.register().refs
 
 
-def test_cancelled_on_the_way() -> None:
-    """What is said of files that ended meanwhile changes nothing."""
+def test_cancelled_while_under_way() -> None:
+    """Answers about files that ended meanwhile change nothing."""
     harness = UploadHarness(2)
     command = harness.register()
     for job in harness.jobs.values():
@@ -170,7 +170,7 @@ def test_cancelled_on_the_way() -> None:
 
 
 def test_uploads_at_once() -> None:
-    """At most 24 pictures go up at once."""
+    """At most 24 pictures are uploaded at once."""
     harness = UploadHarness(60, files=60)
     harness.registered()
     uploads = [harness.upload() for _ in range(25)]
@@ -179,7 +179,7 @@ def test_uploads_at_once() -> None:
 
 
 def test_an_outage_while_uploading() -> None:
-    """While the other host is silent one upload at a time is tried, with growing pauses."""
+    """While the other host does not answer, one upload at a time is tried, with growing pauses."""
     harness = UploadHarness(10)
     harness.registered()
     flying = [harness.upload() for _ in range(6)]
@@ -208,8 +208,8 @@ def test_an_outage_while_uploading() -> None:
     assert None is not harness.upload()
 
 
-def test_a_signed_url_that_no_longer_serves() -> None:
-    """A refused upload registers again, six times."""
+def test_an_expired_signed_url() -> None:
+    """A refused upload is registered again, six times."""
     harness = UploadHarness(1)
     for _ in range(5):
         harness.registered()
@@ -223,7 +223,7 @@ def test_a_signed_url_that_no_longer_serves() -> None:
 
 
 def test_an_upload_fails_six_times() -> None:
-    """A picture whose upload stays unanswered six times ends, and no other."""
+    """A picture whose upload has no answer six times ends, and no other."""
     harness = UploadHarness(1)
     harness.registered()
     for failure in range(6):
@@ -233,7 +233,7 @@ def test_an_upload_fails_six_times() -> None:
         assert ([], [(0, NO)] if failure == 5 else []) == harness.hear(ev.NoAnswer(upload, NO))
 
 
-def test_a_picture_to_blame() -> None:
+def test_an_upload_refused_by_our_side() -> None:
     """An upload that our own side refuses ends the job at once."""
     harness, gone = UploadHarness(1), JobRefused("gone")
     harness.registered()
@@ -242,8 +242,8 @@ def test_a_picture_to_blame() -> None:
     assert ([], [(0, gone)]) == harness.hear(ev.Refused(upload, gone, 0))
 
 
-def test_when_there_is_anything_to_register() -> None:
-    """A full call is worth making at once, a smaller one after a tenth of a second, none never."""
+def test_when_registrations_are_due() -> None:
+    """A full call is due at once, a smaller one after a tenth of a second."""
     uploads = UploadHarness(2, files=3).uploads
     assert 100_000 == uploads.registration_at()
     full = UploadHarness(3, files=3).uploads
@@ -265,7 +265,7 @@ def waiting_queries(*refs: int) -> QueryQueue:
 
 
 def test_in_order() -> None:
-    """The first that came is the first to be sent, and an answered one is forgotten."""
+    """The first query is sent first, and an answered one is forgotten."""
     queries = waiting_queries(4, 5)
     assert 2 == len(queries.waiting)
     assert 0 == queries.channel(4)
@@ -277,8 +277,8 @@ def test_in_order() -> None:
 
 
 @pytest.mark.parametrize("kind", [ev.NotSent, ev.NoAnswer, ev.Limited])
-def test_asked_again(kind: type[ev.NotSent | ev.NoAnswer | ev.Limited]) -> None:
-    """What may pass is sent again before the others, six times, not in a closed channel."""
+def test_queries_are_retried(kind: type[ev.NotSent | ev.NoAnswer | ev.Limited]) -> None:
+    """A query whose failure may pass is retried first, six times, and not in a closed channel."""
     queries = waiting_queries(4, 5)
     command = ev.Ask(1, 4)
     for _ in range(6):
@@ -297,7 +297,7 @@ def test_asked_again(kind: type[ev.NotSent | ev.NoAnswer | ev.Limited]) -> None:
 
 
 def test_refused() -> None:
-    """A final refusal ends the question with the vendor's reason."""
+    """A final refusal ends the query with the vendor's reason."""
     queries = waiting_queries(4)
     queries.issued()
     command = ev.Ask(1, 4)
@@ -314,7 +314,7 @@ def test_closed() -> None:
 
 
 def test_lasting() -> None:
-    """Some are sent, and sent again, while their channel closes, and end when it is dropped."""
+    """Lasting queries are sent and retried while their channel closes, and end when it aborts."""
     queries = waiting_queries(1)
     queries.add(Query(3, channel=1, since=0, lasting=True))
     assert [1] == [question.ref for question in queries.close(1)]

@@ -1,4 +1,4 @@
-"""Polls that fail at once, several in a row: each second keeps places for the retries."""
+"""Several polls that fail at once: each second keeps requests for their retries."""
 
 import random
 
@@ -18,7 +18,7 @@ DOWN = ServiceUnavailable("down")
 
 @pytest.mark.parametrize("seed", [11, 12])
 def test_two_fast_failures_in_a_full_second(seed: int) -> None:
-    """The third poll of a lease finds a place, however full the second is with other polls.
+    """The third poll of a lease has room, however full the second is with other polls.
 
     With one place kept in a second, seed 11 lost a task.
     """
@@ -44,8 +44,8 @@ def polled(pacer: Pacer, failures: int, count: int, now: int = 0) -> None:
 @pytest.mark.parametrize(
     ("failures", "tries", "spared"), [(0, 2, 1), (1, 3, 2), (6, 4, 2), (20, 5, 2), (60, 6, 2)]
 )
-def test_as_many_places_as_retries_need(failures: int, tries: int, spared: int) -> None:
-    """A second keeps a place for the one retry of a good network, and two for more retries."""
+def test_spared_requests_follow_the_retries(failures: int, tries: int, spared: int) -> None:
+    """A second keeps a request for the one retry of a good network, and two for more retries."""
     pacer = Pacer(Limits(), lease=10 * SECOND, horizon=600 * SECOND)
     assert 2 == pacer.table.spared
     polled(pacer, failures, 400)
@@ -55,15 +55,15 @@ def test_as_many_places_as_retries_need(failures: int, tries: int, spared: int) 
 @pytest.mark.parametrize(
     ("per_second", "most"), [(1, 1), (2, 1), (3, 1), (5, 3), (10, 6), (40, 24)]
 )
-def test_places_at_other_limits(per_second: int, most: int) -> None:
-    """At least two places of a second are kept, if it has so many, and one for a reserved poll."""
+def test_spared_requests_at_other_limits(per_second: int, most: int) -> None:
+    """At least two requests of a second are kept if it has so many, and one can be reserved."""
     limits = Limits(requests=2000, per_second=per_second)
     pacer = Pacer(limits, lease=10 * SECOND, horizon=600 * SECOND)
     assert most == pacer.table._bounds[1]
 
 
 def test_tasks_that_are_too_close_move_apart() -> None:
-    """When more places are needed than before, tasks whose polls fill a second are moved."""
+    """When more requests are kept than before, tasks whose polls fill a second are moved."""
     pacer = Pacer(Limits(), lease=10 * SECOND, horizon=600 * SECOND)
     polled(pacer, 0, 400)
     table = pacer.table

@@ -1,4 +1,4 @@
-"""The scheduler against a vendor and a driver that do their worst, and its decisions one by one."""
+"""The scheduler against a vendor and a driver that misbehave, and its decisions one by one."""
 
 import heapq
 import math
@@ -42,7 +42,7 @@ LEAST = 1_000
 
 
 def dump(thing: object, seen: set[int] | None = None) -> object:
-    """Everything that `thing` holds, as values that can be compared; what comes again is named."""
+    """Return all state of `thing` as comparable values; repeated objects are named."""
     if isinstance(thing, int | float | str | None | Enum | BaseException | range | type):
         return repr(thing)
     seen = set() if seen is None else seen
@@ -62,7 +62,7 @@ def dump(thing: object, seen: set[int] | None = None) -> object:
 
 @attrs.define
 class Flight:
-    """One request or upload on its way."""
+    """One request or upload under way."""
 
     command: ev.Request | ev.Upload
     left: int
@@ -84,8 +84,8 @@ class Task:
 class World:
     """A driver that is awake when it should be, and a vendor whose answers `fate` decides.
 
-    `fate(command, arrives)` says what happens to what left: the round trip in microseconds, where
-    in it the request arrives, and the answer, or None for what the vendor would say.
+    `fate(command, arrives)` returns the round trip of a command in microseconds, the moment in it
+    at which the request arrives, and the answer, or None for the vendor's own answer.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class World:
             if command is None:
                 assert self.now < self.scheduler.wakes_at(self.now)
                 return
-            self.promise_kept(command)
+            self.check_reserved_poll(command)
             self.tell(ev.Issued(command))
             self.sent.append((self.now, command))
             if isinstance(command, ev.Settle):
@@ -155,9 +155,9 @@ class World:
                 self.leave(command)
         raise AssertionError("it never rests")
 
-    def promise_kept(self, command: ev.Command) -> None:
-        """A reserved poll leaves in its slot, if its task had an id by then, we were awake, and the
-        window was not full with requests of others.
+    def check_reserved_poll(self, command: ev.Command) -> None:
+        """Check that a reserved poll leaves in its slot, if its task had an id, the driver was
+        awake, and others did not fill the window.
         """
         if isinstance(command, ev.Poll) and self.on_time:
             first = self.scheduler._state.table.due(self.now // SLOT)
@@ -167,7 +167,7 @@ class World:
 
     @property
     def slow(self) -> set[int]:
-        """Tasks whose creation was answered after their first reserved poll."""
+        """Return the tasks whose creation was answered after their first reserved poll."""
         return self._slow
 
     def leave(self, command: ev.Request | ev.Upload) -> None:
@@ -188,7 +188,7 @@ class World:
                 self.windows_hold()
 
     def windows_hold(self) -> None:
-        """No window is overdrawn wherever between leaving and answer each request arrived."""
+        """Check that no window is exceeded, whenever each request arrived before its answer."""
         period = round(self.limits.period * SECOND)
         while self.past and (self.past[0].answered or 0) < self.now - period:
             self.past.popleft()
@@ -204,7 +204,7 @@ class World:
             assert second <= self.limits.per_second
 
     def run(self, until: int, *, stop: Callable[[], bool] = lambda: False) -> None:
-        """Let time pass, awake whenever there is something to do."""
+        """Let time pass, awake whenever a command may be due."""
         self.perform()
         while not stop():
             wake = self.scheduler.wakes_at(self.now)
@@ -304,10 +304,8 @@ class World:
         charged += sum(job.charged for job in jobs)
         assert round(charged, 6) == round(statistics.units.charged - statistics.units.returned, 6)
 
-    def promises_hold(self) -> None:
-        """Every task in flight has a reserved poll within a cycle, and the plan is inside the
-        limits.
-        """
+    def reservations_hold(self) -> None:
+        """Every running task has a reserved poll within a cycle, and the plan fits the limits."""
         table, slot = self.scheduler._state.table, self.now // SLOT
         for task in table._tasks.values():
             assert task.next <= slot + table.cycle + 1 or task.next > task.last
@@ -347,7 +345,7 @@ SETTINGS = (
 
 
 class Machine(RuleBasedStateMachine):
-    """Anything may happen at any time; the reservations of the scheduler hold all the same."""
+    """A machine in which any event may come at any time, while the reservations hold."""
 
     @initialize(
         setting=st.sampled_from(SETTINGS),
@@ -431,7 +429,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.rng.random() < 0.1)
     @rule(seconds=st.sampled_from([0.2, 3, 60, 40_000]))
     def overslept(self, seconds: float) -> None:
-        """The loop was blocked; what is proved for a driver that is awake no longer binds."""
+        """Stall the loop; the guarantees for a driver that is awake do not apply afterwards."""
         world = self.world
         world.on_time = world.pure = False
         world.now += round(seconds * SECOND)
@@ -452,7 +450,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def illegal(self) -> None:
-        """News that cannot be raises and changes nothing."""
+        """An impossible event raises and changes nothing."""
         world, scheduler = self.world, self.world.scheduler
         scheduler.due(world.now)
         poll, upload = ev.Poll(10**9, 1), ev.Upload(10**9, 1)
@@ -479,7 +477,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def only_a_question(self) -> None:
-        """Asking changes nothing, what it remembers of the answer aside."""
+        """Questions change nothing but their cached answers."""
         world, scheduler = self.world, self.world.scheduler
         scheduler.due(world.now)
         scheduler.wakes_at(world.now)
@@ -500,7 +498,7 @@ class Machine(RuleBasedStateMachine):
         assert urgent == scheduler._state.is_urgent(world.now)
         assert len(world.sent) < 200_000
         if world.on_time and world.pure:
-            world.promises_hold()
+            world.reservations_hold()
         if self.faults == "none" and world.on_time:
             assert not any(task.lost for task in world.tasks.values())
 
@@ -529,7 +527,7 @@ TestMachine.pytestmark = [pytest.mark.timeout(900)]  # type: ignore[attr-defined
 
 
 def busy(jobs: int = 120, *, uploads: bool = False, seed: int = 1) -> World:
-    """A world a minute into its work."""
+    """Return a world a minute into its work."""
     world = World(seed=seed)
     for _ in range(jobs):
         world.want(uploads=uploads)
@@ -567,7 +565,7 @@ def test_an_outage_costs_what_was_in_flight(
 
 
 def test_creations_alone_fail() -> None:
-    """While polls are answered and creations are not, few creations are put in doubt."""
+    """While polls are answered and creations are not, few creations are in doubt."""
     world = busy()
     world.duration = lambda _: 5.0
     world.fate = lambda command: (
@@ -579,7 +577,7 @@ def test_creations_alone_fail() -> None:
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 def test_somebody_else_uses_the_key(share: float) -> None:
-    """Creations adapt, losses are few, and nobody is locked out for good."""
+    """Creations adapt, losses are few, and the client is never locked out for good."""
     world = World(seed=1)
     world.pure = False
     for _ in range(90):
@@ -607,8 +605,8 @@ def test_somebody_else_uses_the_key(share: float) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.3, 3, 60])
-def test_overslept(seconds: float) -> None:
-    """Overdue polls leave first and within the second's limit, keep their phases, are counted."""
+def test_after_a_stall(seconds: float) -> None:
+    """Overdue polls leave first, within the limit per second, keep their phases and are counted."""
     world = busy()
     world.duration = lambda _: 500.0
     world.run(120 * SECOND)
@@ -637,8 +635,8 @@ def test_overslept(seconds: float) -> None:
     }
 
 
-def test_a_creation_answered_after_its_first_promise() -> None:
-    """A creation that hung is polled at once when it is known, and no window is overdrawn."""
+def test_a_creation_answered_after_its_first_reserved_poll() -> None:
+    """A task whose creation hung is polled as soon as its id is known, within the window."""
     world = World(seed=2)
     world.round_trip = lambda command: (
         12 * SECOND if isinstance(command, ev.Submit) else SECOND // 10
@@ -656,7 +654,7 @@ def test_a_creation_answered_after_its_first_promise() -> None:
     "limits", [Limits(per_second=1), Limits(10**6, 300.0, 10**4), Limits(40, 300.0, 5)]
 )
 def test_limits_of_any_size(limits: Limits) -> None:
-    """From hardly one task to ten thousand requests a second, everything ends well."""
+    """All jobs end, from limits for hardly one task to ten thousand requests per second."""
     world = World(limits, Polling(give_up_after=60), seed=3)
     count = 400 if limits.per_second > 5 else 8
     for _ in range(count):
@@ -667,13 +665,13 @@ def test_limits_of_any_size(limits: Limits) -> None:
 
 
 def test_limits_too_small() -> None:
-    """Where not one task could be kept alive the settings are refused."""
+    """Settings that could not keep one task alive are refused."""
     with pytest.raises(ConfigurationError, match="cannot keep even one task alive"):
         Scheduler(Limits(10), Polling())
 
 
 def test_idle_for_long() -> None:
-    """After years without news the account starts afresh and small."""
+    """After years without events the account starts again and is small."""
     world = World(seed=4)
     world.want()
     world.finish()
@@ -685,7 +683,7 @@ def test_idle_for_long() -> None:
 
 
 def test_a_scheduler_after_another_knows_the_window() -> None:
-    """What one scheduler has spent leaves the next one less."""
+    """The requests of one scheduler count for the next one."""
     world = World(seed=6)
     for _ in range(40):
         world.want()
@@ -697,8 +695,8 @@ def test_a_scheduler_after_another_knows_the_window() -> None:
     assert 80 < sum(past) < 250
 
 
-def test_an_estimate_knows_what_was_seen() -> None:
-    """Durations that were seen count, else documented ones, else two minutes; no jobs take 0 s."""
+def test_an_estimate_uses_observed_durations() -> None:
+    """Observed durations count, then documented ones, then two minutes; no jobs take 0 s."""
     world = SchedulerHarness()
     documented = ev.TaskKind("other", usual=(10 * SECOND, 30 * SECOND))
     assert (0.0, True) == world.scheduler.estimate({})
@@ -719,7 +717,7 @@ def test_an_estimate_knows_what_was_seen() -> None:
 
 
 def test_an_estimate_with_webhooks_needs_no_polls() -> None:
-    """Where the vendor tells of ends, a job costs its creation and its result."""
+    """With webhooks a job costs its creation and its result."""
     told = Scheduler(Limits(), Polling(completion="webhook"))
     polled = Scheduler(Limits(), Polling())
     kind = ev.TaskKind("other", usual=(40 * SECOND, 40 * SECOND))
@@ -727,8 +725,8 @@ def test_an_estimate_with_webhooks_needs_no_polls() -> None:
     assert told.estimate({kind: 500})[0] < polled.estimate({kind: 500})[0]
 
 
-def test_waiting_time_is_honest() -> None:
-    """The estimate of a long batch comes from the budget and is right within a third."""
+def test_the_estimate_of_a_long_batch() -> None:
+    """The estimate of a long batch is right within a third."""
     world = World(seed=5)
     assert 0.0 == world.scheduler.eta(0, 0)
     assert None is world.scheduler.eta(5, 0)
@@ -749,7 +747,7 @@ def failed(command: ev.Poll, *, passing: bool = True) -> ev.EngineFailed:
 
 
 def test_a_passing_failure_is_tried_again() -> None:
-    """A failure of the engine that may pass is created anew as often as was said, then reported."""
+    """A failure of the engine that may pass is tried again as often as set, then reported."""
     harness = SchedulerHarness(engine_retries=1)
     harness.running()
     harness.tell(failed(harness.poll()))
@@ -765,7 +763,7 @@ def test_a_passing_failure_is_tried_again() -> None:
 
 @pytest.mark.parametrize("how", ["final", "cancelled", "closed", "no retries"])
 def test_a_failure_that_is_not_tried_again(how: str) -> None:
-    """A final failure, and any of a job that nobody waits for, is reported at once."""
+    """A final failure, and any failure of a cancelled job, is reported at once."""
     harness = SchedulerHarness(engine_retries=0 if how == "no retries" else 1)
     harness.running()
     poll = harness.poll()
@@ -777,8 +775,8 @@ def test_a_failure_that_is_not_tried_again(how: str) -> None:
     assert isinstance(harness.settle().ending, TaskFailed)
 
 
-def test_unknown_is_asked_once_more() -> None:
-    """An unknown task inside its lease is asked again, and only the second answer is believed."""
+def test_an_unknown_task_is_polled_once_more() -> None:
+    """An unknown task inside its lease is polled again, and only the second answer is final."""
     harness = SchedulerHarness()
     harness.running()
     harness.tell(ev.TaskUnknown(harness.poll(), TaskExpired("unknown")))
@@ -789,8 +787,8 @@ def test_unknown_is_asked_once_more() -> None:
     assert 1.0 == harness.scheduler.statistics().units.at_stake
 
 
-def test_a_late_answer_leaves_the_try_in_place() -> None:
-    """A hung poll that answers at last renews its own lease, not that of a newer silent poll."""
+def test_a_late_answer_leaves_the_retry_in_place() -> None:
+    """A late answer renews the lease of its own poll, and not that of a newer one."""
     harness = SchedulerHarness()
     harness.running()
     old = harness.poll()
@@ -802,8 +800,8 @@ def test_a_late_answer_leaves_the_try_in_place() -> None:
     assert SECOND > harness.now - before
 
 
-def test_dropped() -> None:
-    """A dropped channel ends at once: what runs is abandoned, what is being created is in doubt."""
+def test_aborted() -> None:
+    """An aborted channel ends at once: running tasks are abandoned, creations are in doubt."""
     harness = SchedulerHarness()
     harness.running(1)
     harness.tell(ev.JobAdded(2, SMILE, 3.0, uploads=False))
@@ -833,7 +831,7 @@ def test_abandoned_at_its_deadline() -> None:
 
 
 def test_out_of_units() -> None:
-    """A refused balance ends unsent what costs as much, keeps the cheaper, and is asked again
+    """A refused balance ends unsent jobs that cost as much, keeps cheaper ones, and is tried again
     later.
     """
     harness = SchedulerHarness()
@@ -856,8 +854,8 @@ def test_out_of_units() -> None:
 
 
 @pytest.mark.parametrize("answer", [ev.Limited, ev.NotSent])
-def test_a_refused_key_creates_nothing_again(answer: type[ev.Limited | ev.NotSent]) -> None:
-    """401 ends everything that is not created, what comes later, and what is to repeat."""
+def test_a_refused_key_stops_creating(answer: type[ev.Limited | ev.NotSent]) -> None:
+    """401 ends the jobs that are not created, later ones, and those to be repeated."""
     harness = SchedulerHarness()
     for ref in (1, 2, 3):
         harness.tell(ev.JobAdded(ref, SMILE, 1.0, uploads=False))
@@ -900,8 +898,8 @@ def test_the_vendors_interval(polling_interval: int | None) -> None:
     assert wanted == harness.scheduler._state.jobs[1].interval
 
 
-def test_questions_have_their_turn() -> None:
-    """A query that waited long comes before creations; what passes is repeated, then reported."""
+def test_queries_have_their_turn() -> None:
+    """A query that waited long comes before creations; passing failures are retried."""
     harness = SchedulerHarness()
     harness.tell(ev.QueryAdded(90))
     for _ in range(7):
@@ -917,8 +915,8 @@ def test_questions_have_their_turn() -> None:
         harness.tell(ev.QueryAdded(1))
 
 
-def test_a_picture_that_cannot_go_up() -> None:
-    """A picture that its upload refuses ends the job before anything was bought."""
+def test_a_picture_whose_upload_is_refused() -> None:
+    """A picture whose upload is refused ends the job before its task is created."""
     harness = SchedulerHarness()
     harness.tell(ev.JobAdded(1, SMILE, 1.0, uploads=True))
     register = harness.take()
@@ -930,8 +928,8 @@ def test_a_picture_that_cannot_go_up() -> None:
     assert isinstance(harness.settle().ending, JobRefused)
 
 
-def test_shown() -> None:
-    """The repr says how many jobs are where and how the plan is cut."""
+def test_repr() -> None:
+    """The repr says how many jobs are in each state, and the cycle of the plan."""
     harness = SchedulerHarness()
     harness.running()
     assert "<Scheduler {'running': 1} <Timetable 1 tasks every 8.8 s, 0 requests unanswered>>" == (
@@ -939,8 +937,8 @@ def test_shown() -> None:
     )
 
 
-def test_statistics_tell_the_limits_and_the_lease_in_force() -> None:
-    """Where nobody shares the key they are those that the scheduler was made with."""
+def test_statistics_have_the_limits_and_the_lease_in_force() -> None:
+    """If the key is not shared they are those that the scheduler was created with."""
     limits = Limits(requests=100, period=60.5, per_second=2)
 
     seen = Scheduler(limits, Polling(lease=8.0)).statistics()

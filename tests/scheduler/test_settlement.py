@@ -1,4 +1,4 @@
-"""How jobs and queries end, what an end releases, and what was charged and is at stake."""
+"""How jobs and queries end, which reservations an end frees, and which units are charged."""
 
 from collections import Counter
 
@@ -27,7 +27,7 @@ FAILED = TaskFailed("x", code="x", passing=False)
 
 
 class FakeStrategy:
-    """A keeper that notes what is released."""
+    """A strategy that records which tasks are released."""
 
     held = 0
 
@@ -78,7 +78,7 @@ class SettlementHarness:
 
 
 def test_an_end_is_reported_once() -> None:
-    """The job's end is reported with what it cost, and the job is forgotten."""
+    """The job's end is reported with its cost, and the job is forgotten."""
     bench = SettlementHarness()
     job = bench.job(1)
     bench.settlements.end(job, SUCCEEDED, cause=SUCCEEDED, ended=5)
@@ -89,7 +89,7 @@ def test_an_end_is_reported_once() -> None:
 
 
 def test_ends_are_reported_in_their_order() -> None:
-    """First ended, first reported; what fails counts as failed, what the client left as neither."""
+    """Ends are reported in their order; failures count as failed, closed clients as neither."""
     bench = SettlementHarness()
     failed, closed, done = bench.job(1), bench.job(2, JobState.READY), bench.job(3)
     failure = ev.EngineFailed(ev.Poll(1, 1), FAILED, passing=False)
@@ -102,7 +102,7 @@ def test_ends_are_reported_in_their_order() -> None:
 
 
 def test_a_task_that_the_vendor_lost() -> None:
-    """The keeper hears that it was lost, and its units are at stake."""
+    """The strategy is told that the task was lost, and its units are at stake."""
     bench = SettlementHarness()
     gone = TaskExpired("gone")
     unknown = ev.TaskUnknown(ev.Poll(1, 1), gone)
@@ -111,8 +111,8 @@ def test_a_task_that_the_vendor_lost() -> None:
     assert 1.0 == bench.units.totals().at_stake
 
 
-def test_no_way_leads_there() -> None:
-    """An end that the table does not know is refused."""
+def test_an_illegal_end_is_refused() -> None:
+    """An end that the table does not have is refused."""
     bench = SettlementHarness()
     job = bench.job(1, JobState.READY)
     with pytest.raises(IllegalEvent):
@@ -122,7 +122,7 @@ def test_no_way_leads_there() -> None:
 
 
 def test_too_old() -> None:
-    """The oldest task is given up when that is said; nothing is reported twice."""
+    """The oldest task is given up at its time, and no end is reported twice."""
     bench = SettlementHarness()
     young, old = bench.job(1, given_up=700), bench.job(2, given_up=600)
     assert 600 == bench.settlements.ages[0][0]
@@ -135,8 +135,8 @@ def test_too_old() -> None:
     assert [700] == [age for age, _, _ in bench.settlements.ages]
 
 
-def test_the_ages_tell_the_truth() -> None:
-    """What has ended or got another time is not at the head."""
+def test_the_first_age_is_valid() -> None:
+    """Tasks that have ended or got another time are not at the head."""
     bench = SettlementHarness()
     first, second, third = bench.job(1, given_up=1), bench.job(2, given_up=2), bench.job(3)
     bench.settlements.end(first, SUCCEEDED, cause=SUCCEEDED)
@@ -149,8 +149,8 @@ def test_the_ages_tell_the_truth() -> None:
     assert [] == bench.settlements.ages
 
 
-def test_a_question_without_an_answer() -> None:
-    """The error is reported and the query is forgotten; it cost nothing."""
+def test_a_query_without_an_answer() -> None:
+    """The error is reported and the query is forgotten; it cost no units."""
     bench = SettlementHarness()
     question = Query(7, 0, 0, repeats=True, urgent=False)
     bench.queries.add(question)
@@ -179,13 +179,13 @@ def refused(units: UnitLedger, one: ScheduledJob) -> bool:
 
 
 def test_nothing_is_spent_at_first() -> None:
-    """Without jobs there is nothing to tell, and without limits_of nothing is refused."""
+    """Without jobs all totals are 0, and without limits no job is refused."""
     assert Spending(0.0, 0.0, 0.0) == UnitLedger().totals()
     assert not refused(UnitLedger(), job(1e9))
 
 
-def test_a_ceiling_is_reached_exactly() -> None:
-    """The last unit may be spent, the one after it not; the error says how it stands."""
+def test_a_limit_is_reached_exactly() -> None:
+    """The last unit may be spent and the one after it may not; the error has both numbers."""
     units, first, second = limited(3.0), job(2.0, 1), job(1.0, 1, ref=2)
     units.reserve(first)
 
@@ -194,13 +194,13 @@ def test_a_ceiling_is_reached_exactly() -> None:
     error = units.refusal(job(1.0, 1, ref=3))
 
     assert isinstance(error, CeilingReached)
-    assert "costs 1 unit; of max_units=3 there are 3 spent or reserved" in str(error)
+    assert "costs 1 unit; 3 of max_units=3 are spent or reserved" in str(error)
     assert 0.0 == error.units_at_stake
 
 
 @pytest.mark.parametrize(("expected", "prices"), [(10, [0.1] * 11), (3, [0.6, 0.3, 0.1, 0.1])])
 def test_fractions_of_a_unit_add_up(expected: int, prices: list[float]) -> None:
-    """Ten tenths are one: what fits exactly is not refused for how floats are added."""
+    """Prices that fit exactly are not refused because of rounding errors."""
     units, taken = limited(1.0), 0
     for ref, price in enumerate(prices):
         one = job(price, 1, ref=ref)
@@ -211,8 +211,8 @@ def test_fractions_of_a_unit_add_up(expected: int, prices: list[float]) -> None:
     assert expected == taken
 
 
-def test_any_of_several_ceilings_holds() -> None:
-    """A job under the client's and the batch's limited must fit under both."""
+def test_each_of_several_limits_applies() -> None:
+    """A job with the limits of the client and the batch must fit under both."""
     units = limited(10.0, 2.0)
     units.reserve(job(2.0, 1, 2))
 
@@ -221,8 +221,8 @@ def test_any_of_several_ceilings_holds() -> None:
     assert refused(units, job(9.0, 1, ref=3))
 
 
-def test_a_ceiling_that_is_gone_holds_nothing() -> None:
-    """When a batch is over, what still runs under it is nobody's reservation."""
+def test_a_closed_limit_has_no_reservations() -> None:
+    """After a batch is over, its running tasks reserve nothing under its limit."""
     units, one = limited(1.0), job(1.0, 1)
     units.reserve(one)
     units.on_limit(ev.SpendingLimitClosed(1))
@@ -235,7 +235,7 @@ def test_a_ceiling_that_is_gone_holds_nothing() -> None:
 
 
 def test_a_success_is_spent() -> None:
-    """What was charged with a result to show is not at stake, and stays under the limited."""
+    """Units with a result are not at stake, and stay spent under the limit."""
     units, one = limited(1.0), job(1.0, 1)
     units.reserve(one)
     units.charge(one)
@@ -246,7 +246,7 @@ def test_a_success_is_spent() -> None:
 
 
 def test_an_engine_failure_gives_its_units_back() -> None:
-    """They are free again for another, and returned once."""
+    """The units of an engine failure are free again, and returned once."""
     units, one = limited(1.0), job(1.0, 1)
     units.reserve(one)
     units.charge(one)
@@ -259,7 +259,7 @@ def test_an_engine_failure_gives_its_units_back() -> None:
 
 
 def test_a_retry_reserves_again() -> None:
-    """A task that the engine failed is created again under the same limited."""
+    """A task that is created again reserves its units under the same limit."""
     units, one = limited(1.0), job(1.0, 1)
     units.reserve(one)
     units.charge(one)
@@ -274,7 +274,7 @@ def test_a_retry_reserves_again() -> None:
 
 
 def test_a_creation_that_was_not_executed_costs_nothing() -> None:
-    """What was refused is neither reserved nor reported."""
+    """A refused creation reserves and reports no units."""
     units, one = limited(1.0), job(1.0, 1)
     units.reserve(one)
     units.release(one)
@@ -284,8 +284,8 @@ def test_a_creation_that_was_not_executed_costs_nothing() -> None:
     assert not refused(units, job(1.0, 1, ref=2))
 
 
-def test_a_creation_in_doubt_stays_under_the_ceiling() -> None:
-    """It may have been charged: at stake, and not free for another."""
+def test_a_creation_in_doubt_stays_under_the_limit() -> None:
+    """A creation that may have been charged is at stake, and its units are not free."""
     units, one = limited(1.0), job(1.0, 1)
     units.reserve(one)
     units.end(one, 1.0)
@@ -295,7 +295,7 @@ def test_a_creation_in_doubt_stays_under_the_ceiling() -> None:
 
 
 def test_a_lost_task_is_charged_and_at_stake() -> None:
-    """Its units count once under the limited."""
+    """The units of a lost task count once under the limit."""
     units, one = limited(2.0), job(1.0, 1)
     units.reserve(one)
     units.charge(one)
@@ -308,8 +308,8 @@ def test_a_lost_task_is_charged_and_at_stake() -> None:
 CEILINGS = (7.0, 4.0)
 
 
-class Ceilings(RuleBasedStateMachine):
-    """Jobs on their ways in any order, under two limits_of; what a ledger would say beside them."""
+class Limits(RuleBasedStateMachine):
+    """A machine of jobs in any order under two limits, and the expected account beside them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -398,14 +398,14 @@ class Ceilings(RuleBasedStateMachine):
         assert all(one.reserved == spent for one, spent in self.over)
 
 
-TestCeilings = Ceilings.TestCase
+TestCeilings = Limits.TestCase
 TestCeilings.settings = settings(max_examples=examples(60), stateful_step_count=40)
 
 
 @given(st.lists(st.integers(1, 30), max_size=40), st.integers(1, 100))
 @example([1, 2], 3)
-def test_a_ceiling_is_used_as_far_as_it_goes(tenths: list[int], most: int) -> None:
-    """Whatever the prices, what is refused would not have fitted, and what is taken does."""
+def test_a_limit_is_used_fully(tenths: list[int], most: int) -> None:
+    """For any prices, refused jobs would not have fitted, and accepted ones do."""
     units, taken = limited(most / 10), 0
     for ref, price in enumerate(tenths):
         one = job(price / 10, 1, ref=ref)

@@ -24,7 +24,7 @@ class Pictures(SchedulerHarness):
         self.tell(ev.JobAdded(1, SMILE, 1.0, uploads=True, more=(2, 3)))
 
     def register(self) -> ev.Register:
-        """Register what waits."""
+        """Register the waiting pictures."""
         command = self.take()
         assert isinstance(command, ev.Register)
         return command
@@ -44,7 +44,7 @@ def test_one_call_registers_all_pictures_of_a_job() -> None:
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
 def test_the_job_is_created_once_all_are_uploaded(order: tuple[int, int, int]) -> None:
-    """Whichever picture is the last, the task is created after it and not before."""
+    """The task is created after the last picture is uploaded, whichever that is."""
     harness = Pictures()
     uploads = harness.uploads()
     for index in order:
@@ -57,7 +57,7 @@ def test_the_job_is_created_once_all_are_uploaded(order: tuple[int, int, int]) -
 
 
 def test_a_job_counts_once() -> None:
-    """However many pictures a job has, the statistics show one job."""
+    """The statistics count one job, however many pictures it has."""
     harness = Pictures()
     before = harness.scheduler.statistics()
     uploads = harness.uploads()
@@ -73,7 +73,7 @@ def test_a_job_counts_once() -> None:
 
 @pytest.mark.parametrize("failed", range(3))
 def test_a_refused_picture_ends_its_job(failed: int) -> None:
-    """One picture that the vendor refuses ends the job, once, and the others are not uploaded."""
+    """One picture that the vendor refuses ends the job once; the others are not uploaded."""
     harness = Pictures()
     uploads = harness.uploads()
     harness.tell(ev.Uploaded(uploads[failed - 1]))
@@ -87,7 +87,7 @@ def test_a_refused_picture_ends_its_job(failed: int) -> None:
 
 
 def test_a_refused_registration_ends_the_job_once() -> None:
-    """A key that is refused ends the job, and not each of its pictures."""
+    """A refused key ends the job once, and not once for each picture."""
     harness = Pictures()
     harness.tell(ev.KeyRefused(harness.register(), NO))
 
@@ -105,8 +105,8 @@ ANSWERS = ("good", "lost", "refused", "changed", "same")
 def test_whatever_happens_a_job_is_created_or_ends(
     pictures: list[int], answers: list[tuple[int, str]]
 ) -> None:
-    """In whatever order answers come, each job is created once, after all of its uploads, or ends
-    once without a task.
+    """For any order of answers, each job is created once after all of its uploads, or ends once
+    without a task.
     """
     harness = SchedulerHarness()
     more, owner = 100, dict[int, int]()
@@ -168,7 +168,7 @@ def _answer(command: ev.Register | ev.Upload, kind: str, ids: Iterator[int]) -> 
 
 
 def test_a_cancelled_job_takes_its_pictures_along() -> None:
-    """Nobody waits for the job: its pictures are not registered, and answers change nothing."""
+    """The pictures of a cancelled job are not registered, and answers change nothing."""
     harness = Pictures()
     command = harness.register()
     harness.tell(ev.JobCancelled(1))
@@ -179,8 +179,8 @@ def test_a_cancelled_job_takes_its_pictures_along() -> None:
 
 
 def test_pictures_have_numbers_of_their_own() -> None:
-    """A picture with the number of a job is a mistake, and changes nothing."""
+    """A picture with the number of a job is refused, and changes nothing."""
     harness = Pictures()
-    with pytest.raises(IllegalEvent, match="known already"):
+    with pytest.raises(IllegalEvent, match="already in use"):
         harness.tell(ev.JobAdded(4, SMILE, 1.0, uploads=True, more=(1,)))
     harness.tell(ev.JobAdded(4, SMILE, 1.0, uploads=False))

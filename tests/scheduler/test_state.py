@@ -1,4 +1,4 @@
-"""What the state knows after each kind of news."""
+"""The state after each kind of event."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def running(here: SchedulerState, ref: int = 1, number: int = 1, now: int = 0) -
 
 
 def test_a_task_is_charged_and_settled() -> None:
-    """What was charged is reported with the ending, and then the job is forgotten."""
+    """The charge is reported with the end, and then the job is forgotten."""
     here = state()
     running(here)
     assert 2.0 == here.units.totals().charged
@@ -44,7 +44,7 @@ def test_a_task_is_charged_and_settled() -> None:
 
 
 def test_a_hedged_poll_comes_second() -> None:
-    """An answer about a job that ended, or was reported, changes nothing but the window."""
+    """The second answer about a job that ended or was reported changes only the window."""
     here = state()
     running(here)
     polls = [ev.Poll(number, 1) for number in (2, 3, 4)]
@@ -59,7 +59,7 @@ def test_a_hedged_poll_comes_second() -> None:
 
 
 def test_a_number_used_again() -> None:
-    """An old poll says nothing about another job of the same number."""
+    """An old poll does not affect another job with the same number."""
     here = state()
     running(here)
     old, new = ev.Poll(2, 1), ev.Poll(3, 1)
@@ -72,8 +72,8 @@ def test_a_number_used_again() -> None:
     assert JobState.RUNNING is here.jobs[1].state
 
 
-def test_a_closed_lane_takes_nothing() -> None:
-    """A closed channel ends what is not created and what comes later, and is counted as neither."""
+def test_a_closed_channel_takes_no_jobs() -> None:
+    """A closed channel ends jobs that are not created and later ones, and counts neither."""
     here = state()
     here.on_channel_closed(0, 0)
     here.on_arrival(ev.JobAdded(1, SMILE, 1.0, uploads=True), 0)
@@ -86,20 +86,20 @@ def test_a_closed_lane_takes_nothing() -> None:
     assert 2 not in here.queries
 
 
-def test_known_numbers() -> None:
-    """A number that is known cannot come in again, as a job or as a question."""
+def test_numbers_in_use() -> None:
+    """A number in use cannot be added again, as a job or as a query."""
     here = state()
     here.on_arrival(ev.JobAdded(1, SMILE, 1.0, uploads=True), 0)
     here.on_arrival(ev.QueryAdded(2), 0)
     for event in (1, 2):
-        with pytest.raises(IllegalEvent, match="is known already"):
+        with pytest.raises(IllegalEvent, match="is already in use"):
             here.on_arrival(ev.QueryAdded(event), 0)
     here.on_cancelled(99)
     assert not here.settlements.queue
 
 
 def test_abandoned_after_closing() -> None:
-    """The reason for which a task is let go is the closing where there was one."""
+    """If the client closed, that is the reason for which a task is abandoned."""
     here = state()
     running(here)
     assert "after 120 s" in str(here.abandoned(here.jobs[1]))
@@ -107,8 +107,8 @@ def test_abandoned_after_closing() -> None:
     assert "client closed" in str(here.abandoned(here.jobs[1]))
 
 
-def test_a_try_is_counted() -> None:
-    """A poll that repeats a silent reserved one is counted as a try, a late one as late."""
+def test_a_retry_is_counted() -> None:
+    """A retry of a reserved poll counts as a retry, and a late poll as late."""
     here = state()
     running(here)
     first = head(here.table.queue)
@@ -126,7 +126,7 @@ def adopted(here: SchedulerState, now: int = 0) -> ScheduledJob:
 
 
 def test_a_task_that_was_not_polled_yet_is_abandoned() -> None:
-    """What is taken over and has not left is abandoned with its client, and asked for no longer."""
+    """An adopted task that was not polled yet is abandoned with its client, and not polled."""
     here = state()
     job = adopted(here)
     here.on_channel_aborted(0, 0)
@@ -135,8 +135,8 @@ def test_a_task_that_was_not_polled_yet_is_abandoned() -> None:
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_an_announcement_is_heard_once(times: int) -> None:
-    """Until its answer, a second one asks for nothing more."""
+def test_an_announcement_counts_once(times: int) -> None:
+    """A second announcement before the answer causes no other poll."""
     here = state()
     running(here)
     job = here.jobs[1]
@@ -146,8 +146,8 @@ def test_an_announcement_is_heard_once(times: int) -> None:
     assert (0, 1) == (here.poll_queue.wakes(), here.poll_queue.first())
 
 
-def test_an_announcement_after_a_vain_poll() -> None:
-    """One that comes when the task was found running asks at once."""
+def test_an_announcement_after_a_wasted_poll() -> None:
+    """An announcement of a task that was found running causes a poll at once."""
     here = state()
     running(here)
     job = here.jobs[1]
@@ -160,8 +160,8 @@ def test_an_announcement_after_a_vain_poll() -> None:
     assert (5, 1) == (here.poll_queue.wakes(), here.poll_queue.first())
 
 
-def test_what_is_taken_over_remembers_its_announcement() -> None:
-    """It is asked for at once in any case."""
+def test_an_adopted_task_remembers_its_announcement() -> None:
+    """An adopted task is polled at once in any case."""
     here = state()
     job = adopted(here)
     here.on_notified(1, 0)
