@@ -39,4 +39,6 @@ async def smile(
         raise HTTPException(422, error.message) from error
     except PerfectError as error:
         raise HTTPException(502, error.message) from error
-    return Response(await result.images[0].read(), media_type="image/jpeg")
+    data = await result.images[0].read()
+    kind = "png" if data.startswith(b"\x89PNG") else "jpeg"  # the vendor sends either
+    return Response(data, media_type=f"image/{kind}")

@@ -206,7 +206,7 @@ class Smile(Job):
       most 4096 px and is at most 20 times the short one. `Client(fit=True)` converts many others. A
       Pillow image is sent as PNG, or as JPEG of quality 95 if the PNG would be too large.
     - `expression`: "smile_with_teeth_visible" or "closed_mouth_smile".
-    - `key`: your own identity of the job, such as a customer number. Without one the identity is
+    - `key`: your own identity of the job, such as an order number. Without one the identity is
       made from the bytes that are sent. Jobs of equal identity share one task.
 
     Raises `JobRefused` for an unknown expression and an empty key. (contract: Create the task)

@@ -1,5 +1,6 @@
 """`examples/fastapi_app.py`, tested as a user would test it: with the fixtures of the package."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import httpx
@@ -31,6 +32,15 @@ async def test_a_portrait_comes_back_smiling(
     assert (200, "image/jpeg") == (answer.status_code, answer.headers["content-type"])
     assert answer.content.startswith(b"\xff\xd8\xff")
     assert 1 == youcam_sandbox.ledger.units_charged
+
+
+async def test_the_type_of_the_answer_follows_its_bytes(http: httpx.AsyncClient) -> None:
+    """The vendor answers with a JPEG or a PNG, whatever it was sent."""
+    posts = (http.post("/smile", content=portrait(number)) for number in range(12))
+    answers = await asyncio.gather(*posts)
+
+    types = {each.content[:4]: each.headers["content-type"] for each in answers}
+    assert {b"\xff\xd8\xff\xe0": "image/jpeg", b"\x89PNG": "image/png"} == types
 
 
 async def test_what_is_no_picture_is_the_visitors_mistake(http: httpx.AsyncClient) -> None:

@@ -378,6 +378,32 @@ async def test_a_former_job_is_submitted_again(tmp_path: Path, monkeypatch: MP) 
     assert set(ids) == {outcome.task_id for outcome in done(outcomes)}
 
 
+async def test_a_batch_without_resume_continues_former_jobs(
+    tmp_path: Path, monkeypatch: MP
+) -> None:
+    """Each job that is given again has one outcome, and none is charged twice.
+
+    The former process has saved one, runs two, and had not come to the others.
+    """
+    harness = JournalHarness(tmp_path, monkeypatch, durations={"ai-smile": Durations.fixed(20.0)})
+    jobs = on_disk(tmp_path / "in", range(6))
+    c = await harness.client().open()
+    saved = await c.run(jobs[0], save_to=harness.out)
+    running = [await c.submit(one, save_to=harness.out) for one in jobs[1:3]]
+    await asyncio.sleep(1)
+    await harness.crash(c)
+
+    async with harness.client() as c:
+        outcomes = await all_of(c.batch(jobs, save_to=harness.out))
+        adds_up(c, harness.sandbox, elsewhere=saved.units)
+        assert [] == await resumed(c)
+    assert list(range(6)) == sorted(map(number_of, done(outcomes)))
+    assert list(range(6)) == sorted(faces(path for each in outcomes for path in each.files))
+    assert {saved.task_id, *(task.id for task in running)} < {each.task_id for each in outcomes}
+    assert 6 == harness.sandbox.ledger.units_charged
+    assert 0 == harness.sandbox.ledger.units_wasted
+
+
 @pytest.mark.parametrize("pause", [0.0, 0.2, 6.0])
 async def test_a_task_is_resumed_and_attached_at_once(
     tmp_path: Path, monkeypatch: MP, pause: float
