@@ -52,6 +52,7 @@ BENCHMARKS: Final = (
     Benchmark("policies", "policies.py", (), (*ONE_SEED, "--most", "200"), "--out"),
     Benchmark("webhooks", "webhooks.py", (), ONE_SEED, "--out"),
     Benchmark("table", "table.py", (), ONE_SEED),
+    Benchmark("insured", "table.py", ("--insured",), ("--insured", *ONE_SEED)),
     Benchmark("fleet", "fleet.py", (), ONE_SEED, "--out"),
     Benchmark("fleet-real", "fleet.py", ("--real",), ("--real",)),
     Benchmark("shared-key", "shared_key.py", (), ONE_SEED, "--out"),

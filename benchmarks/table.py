@@ -16,13 +16,19 @@ which is reported and no failure.
 
     python benchmarks/table.py [SEED ...] [--columns strict,cold,warm,30]    # seeds 0 to 9
     python benchmarks/table.py --certify [TASKS]
+    python benchmarks/table.py --insured [--count SEEDS]    # seeds 0 to 4
 
 `--certify` counts what is lost in column 30 of the loads that stay as they are, over so many seeds
 as make TASKS tasks a load, 80,000 where none are given.
 
+`--insured` is the table by which one chooses `Polling.insured`: for each of some values the seconds
+that batches take, and how many of 100 tasks are lost where durations change or some are long. The
+batches of 50 start cold and warm, that of 200 cold. The smiles that slow down, at a random moment
+from 20 to 60 s on, come after 150 that did not; nothing is known of the last two loads.
+
 Exit status 1 where a mean is more than 5 % over the reference (in column 30: 50 smiles over 1.65),
-anything insured was lost, or anything was refused; with `--certify` where more than one task of
-10,000 was lost. What it was is printed last.
+anything insured was lost, or anything was refused (the last two with `--insured`, too); with
+`--certify` where more than one task of 10,000 was lost. What it was is printed last.
 """
 
 from __future__ import annotations
@@ -45,7 +51,7 @@ import attrs
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.arguments import seeded, seeds_of
-from benchmarks.loads import BEYOND, FOOLING, LOADS
+from benchmarks.loads import BEYOND, FOOLING, LOADS, Load, Slowdown, lognormal
 from benchmarks.model import simulate
 from perfect_async.models import Polling
 
@@ -57,6 +63,20 @@ FIRST_SEED: Final = 10_000
 EVERY: Final = (*LOADS, *FOOLING, *BEYOND)
 STATIONARY: Final = LOADS[:-1]
 """All but the one with stuck tasks."""
+
+
+def _slowing(lasts: float) -> Load:
+    """100 smiles that last so many seconds from the middle of the batch on."""
+    return Load(
+        f"100 smiles, then {lasts:g} s",
+        lognormal(100, 8, 0.35),
+        lambda rng: Slowdown(rng.uniform(20, 60), lasts),
+    )
+
+
+SLOWING: Final = tuple(_slowing(lasts) for lasts in (60, 120, 200))
+KNOWN: Final = (*EVERY, *SLOWING)
+"""Every load that a case can name by its number."""
 
 
 @attrs.frozen
@@ -97,7 +117,7 @@ COLUMNS: Final = {
 
 @attrs.frozen
 class Case:
-    """One run: which of EVERY load, how, with which seed."""
+    """One run: which of the KNOWN loads, how, with which seed."""
 
     load: int
     insured: float
@@ -110,6 +130,7 @@ class Run:
     """What came of it; `tasks`, `lost` and `refused` are of the warm-up, too."""
 
     ratio: float
+    makespan: float
     tasks: int
     lost: int
     refused: int
@@ -117,7 +138,7 @@ class Run:
 
 def one(case: Case) -> Run:
     """Run one load with one seed."""
-    load, rng = EVERY[case.load], random.Random(case.seed)
+    load, rng = KNOWN[case.load], random.Random(case.seed)
     outcome = simulate(
         load.durations(rng),
         seed=case.seed,
@@ -126,7 +147,8 @@ def one(case: Case) -> Run:
         known=load.known(case.seed) if case.warm else (),
         slowdown=load.slowdown and load.slowdown(rng),
     )
-    return Run(outcome.ratio, outcome.done + outcome.lost, outcome.lost, outcome.refused)
+    tasks = outcome.done + outcome.lost
+    return Run(outcome.ratio, outcome.makespan, tasks, outcome.lost, outcome.refused)
 
 
 @contextmanager
@@ -247,6 +269,70 @@ def certify(tasks: int) -> list[str]:
     return wrong
 
 
+@attrs.frozen
+class Choice:
+    """A column of the table by which one chooses what to insure: a load, and whether it is warm.
+
+    `longest` is how many seconds its tasks last at most where some are lost if less is insured,
+    None where the column shows how long the batch takes.
+    """
+
+    title: str
+    load: Load
+    warm: bool = False
+    longest: float | None = None
+
+    def cell(self, runs: Sequence[Run]) -> str:
+        """Return the mean seconds of `runs`, or how many of 100 tasks they lost."""
+        if self.longest is None:
+            return f"{mean(run.makespan for run in runs):.0f}"
+        # Nothing is lost of the warm-up, which is as it always was.
+        known = len(self.load.known(0)) if self.warm else 0
+        lost, tasks = sum(run.lost for run in runs), sum(run.tasks - known for run in runs)
+        return f"{100 * lost / tasks:.1f}"
+
+
+CHOICES: Final = (
+    Choice("50, cold", LOADS[0]),
+    Choice("50, warm", LOADS[0], warm=True),
+    Choice("200", LOADS[1]),
+    *(
+        Choice(f"to {load.name.split()[-2]} s", load, warm=True, longest=longest)
+        for load, longest in zip(SLOWING, (60, 120, 200), strict=True)
+    ),
+    Choice("5 % 240 s", LOADS[6], longest=240),
+    Choice("2 % stuck", LOADS[8], longest=600),
+)
+INSURED: Final = (30, 60, 90, 120, 240)
+
+
+def insured(seeds: Sequence[int]) -> list[str]:
+    """Print times and losses by what is insured; returns what should not have been lost."""
+    cases = [
+        Case(KNOWN.index(choice.load), value, choice.warm, seed)
+        for value in INSURED
+        for choice in CHOICES
+        for seed in seeds
+    ]
+    times = sum(choice.longest is None for choice in CHOICES)
+    print(f"{'':8}{'seconds for smiles':>{10 * times}}   lost of 100: slowing down, or some long")
+    print(f"{'insured':8}" + "".join(f"{choice.title:>10}" for choice in CHOICES))
+    wrong: list[str] = []
+    with measured(cases) as found:
+        for value in INSURED:
+            print(f"{f'{value} s':8}", end="")
+            for choice in CHOICES:
+                runs = [*islice(found, len(seeds))]
+                print(f"{choice.cell(runs):>10}", end="", flush=True)
+                lost, refused = sum(run.lost for run in runs), sum(run.refused for run in runs)
+                if refused or (lost and value >= (choice.longest or 0)):
+                    what = f"{value} s insured, {choice.load.name}"
+                    wrong.append(f"{what}: {lost} lost, {refused} refused")
+            print()
+    print()
+    return wrong
+
+
 def _names(text: str) -> list[str]:
     names = text.split(",")
     if unknown := [name for name in names if name not in COLUMNS]:
@@ -259,9 +345,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = seeded(__doc__)
     parser.add_argument("--columns", type=_names, default=[*COLUMNS], metavar="NAME,...")
     parser.add_argument("--certify", nargs="?", type=int, const=CERTIFIED, metavar="TASKS")
+    parser.add_argument("--insured", action="store_true", help="the table to choose `insured` by")
     given = parser.parse_args(arguments)
     began = time.perf_counter()
-    if given.certify is None:
+    if given.insured:
+        seeds = seeds_of(given, 5)
+        wrong = insured(seeds)
+        print(f"{len(seeds)} seeds each, {time.perf_counter() - began:.0f} s")
+    elif given.certify is None:
         seeds = seeds_of(given, 10)
         wrong = table(seeds, given.columns)
         print(f"{len(seeds)} seeds a load, {time.perf_counter() - began:.0f} s")

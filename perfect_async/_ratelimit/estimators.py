@@ -36,8 +36,8 @@ _FEW = 20
 """The number of round trips up to which quantiles are computed after every answer."""
 _ENOUGH = 100
 """The number of round trips from which the 99th percentile is used."""
-_PRIOR_FAILED, _PRIOR_POLLS = 0.08, 20.0
-"""The assumption before any poll: 0.4 % fail. 60 polls without a failure lower it below 0.1 %."""
+_PRIOR_FAILED, _PRIOR_POLLS = 0.12, 20.0
+"""The assumption before any poll: 0.6 % fail. 100 polls without a failure lower it to 0.1 %."""
 _REMEMBERED_TASKS: Final = 400
 """The number of tasks of one kind that count, since durations drift."""
 _SHARE: Final = 0.05

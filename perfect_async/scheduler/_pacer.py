@@ -253,6 +253,18 @@ class Pacer:
         """
         return min(_KEPT_FOR_ENDS * (self.table.cycle * SLOT // _RARE), _MOST_KEPT)
 
+    @property
+    def even_pause(self) -> int:
+        """The pause between early polls of one task with which a window lasts for all tasks.
+
+        0 where reserved polls come at least twice in a window. Where they do not, a window that is
+        full of early polls finds no end until it moves on: a longer lease would be slower.
+        """
+        reach = self.table.account.reach
+        if 2 * self.table.cycle <= reach:
+            return 0
+        return len(self.table) * reach * SLOT // self._requests
+
     def expect(self, requests: int) -> None:
         """Adapt the plan to the waiting work, which needs so many `requests` at least.
 

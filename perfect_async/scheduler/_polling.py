@@ -188,7 +188,8 @@ class ExtraPolls:
         `interval` is the one that the vendor asks for. It is kept between half a second and the
         cycle. A later poll may still be unanswered; its retry stays if the lease needs it. Where
         requests are scarce, a seventh of the task's age passes before an early poll: frequent polls
-        of an old task reveal little, and the delay is in proportion to its age.
+        of an old task reveal little, and the delay is in proportion to its age. Where a window
+        holds few reserved polls of a task, early polls are spread over the window.
         """
         job.doubted, job.accepted = False, max(job.accepted, left)
         table = self._pacer.table
@@ -199,8 +200,9 @@ class ExtraPolls:
         elif job.try_at is not None:
             self.failed(job, job.try_at)
         job.interval = wait = self._usual(job) if interval is None else self._clamped(interval)
-        if age // 7 > wait and not self._pacer.plenty(now):
-            wait = age // 7
+        scarce = max(age // 7, self._pacer.even_pause)
+        if scarce > wait and not self._pacer.plenty(now):
+            wait = scarce
         self._early_at(job, job.last_left + wait)
 
     def expect_end(self, job: ScheduledJob, at: int | None) -> None:

@@ -1271,3 +1271,48 @@ def test_a_scheduler_may_join_with_the_settings_of_the_whole_key() -> None:
     assert 250 == scheduler._state.table.account.requests
     (row,) = [row for row in scheduler.changes(0) if isinstance(row, ev.MemberRow)]
     assert 250 == row.limits.requests
+
+
+# A measured lease that does not hold.
+
+
+def test_a_refuted_lease_is_shortened_where_the_key_is_shared(shared: Shared) -> None:
+    """The plan keeps until the next step, and then suits the shorter lease, as others read it."""
+    state = shared.scheduler._state
+    before = state.members.limits
+    state.members.shorten_lease(5 * SECOND)
+    assert before is state.members.limits
+    assert attrs.evolve(before, lease=5 * SECOND) == state.members.own_limits
+
+    shared.step(other())
+
+    assert 5 * SECOND == state.lease == state.members.limits.lease
+    assert 5 * SECOND > state.table.cycle * SLOTS
+
+
+@pytest.mark.parametrize(
+    ("task_id", "announced", "silent", "kept"),
+    [
+        ("theirs-1", 0, False, True),
+        ("theirs-2", 0, False, False),
+        ("theirs-1", 1, False, False),
+        ("theirs-1", 0, True, False),
+    ],
+)
+def test_a_task_that_another_member_polls(
+    shared: Shared, task_id: str, announced: int, silent: bool, kept: bool
+) -> None:
+    """It is kept unless its member fell silent, or it has been announced."""
+    shared.step(other(), task(at=8 * SECOND, announced=announced))
+    if silent:
+        shared.step(at=ev.SILENT_AFTER)
+
+    assert kept is shared.scheduler.is_kept_elsewhere(task_id)
+
+
+def test_the_settings_of_a_member_and_of_all(shared: Shared) -> None:
+    """Ours are told beside those that hold while others have stricter ones."""
+    theirs = attrs.evolve(SETTINGS, requests=100)
+    shared.step(attrs.evolve(other(), limits=theirs))
+
+    assert (SETTINGS, theirs) == shared.scheduler.shared_limits()

@@ -323,3 +323,21 @@ def test_the_plan_is_current_while_nothing_changes() -> None:
         here.replan(now)
     assert here.allowance.met
     assert not is_current(here)
+
+
+@pytest.mark.parametrize(
+    ("lease", "rare", "kept"), [(10, False, 0), (16, False, 0), (20, True, 4), (120, True, 8)]
+)
+def test_polls_are_rare_under_long_leases(lease: int, rare: bool, kept: int) -> None:
+    """From a cycle of 15 s on, creations leave 4 requests to early polls, and 8 from 30 s on."""
+    here = Pacer(Limits(), lease=lease * SECOND, horizon=600 * SECOND)
+    assert (rare, kept) == (here.rare, here.kept_for_ends)
+
+
+@pytest.mark.parametrize(("lease", "pause"), [(10, 0), (120, 0), (200, 30), (600, 30)])
+def test_early_polls_are_spread_over_a_window(lease: int, pause: int) -> None:
+    """25 tasks share its 250 requests, where a task has less than two reserved polls in it."""
+    here = Pacer(Limits(), lease=lease * SECOND, horizon=600 * SECOND)
+    for ref in range(25):
+        here.table.reserve(ref, 0, 100)
+    assert pause * SECOND == pytest.approx(here.even_pause, rel=0.05)

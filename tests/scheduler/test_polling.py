@@ -27,6 +27,7 @@ from perfect_async.scheduler._polling import (
 )
 from tests.scheduler import test_scheduler
 from tests.scheduler.test_scheduler import SECOND, Flight, World, dump
+from tests.support.scheduler_harness import SchedulerHarness
 from tests.support.searching import examples
 
 SMILE = TaskKind("ai-smile")
@@ -822,3 +823,151 @@ def test_a_late_answer_without_a_reserved_poll() -> None:
     harness.extra_polls.renewed(harness.job, SECOND, None, SECOND, late)
     harness.extra_polls.tidy()
     assert (late, 1) == first(harness.extra_polls.tries)
+
+
+# Before a first end of a kind, where reserved polls are rare.
+
+
+class ScoutingHarness:
+    """Running tasks of an unknown kind, by their refs, under a lease of so many seconds."""
+
+    def __init__(self, lease: int, count: int = 3) -> None:
+        self.pacer = Pacer(Limits(), lease=lease * SECOND, horizon=600 * SECOND)
+        self.extra_polls = ExtraPolls(self.pacer, lease=lease * SECOND, interval=2 * SECOND)
+        self.jobs = [
+            ScheduledJob(ref, SMILE, 1.0, uploads=False, channel=0, state=JobState.RUNNING)
+            for ref in range(count)
+        ]
+        for job in self.jobs:
+            self.pacer.table.reserve(job.ref, 0, 600 * SECOND // SLOT)
+            self.extra_polls.created(job)
+
+    def likely(self) -> list[float | None]:
+        """When each task is to be polled for a first end, in seconds."""
+        return [
+            None if job.likely_at is None else round(job.likely_at / SECOND, 1) for job in self.jobs
+        ]
+
+
+def test_tasks_of_unknown_kinds_take_turns() -> None:
+    """From 5 s on, one of them is polled each second, and is to be polled for a first end."""
+    harness = ScoutingHarness(120)
+    for job in harness.jobs:
+        harness.extra_polls.scout(job, 0)
+    assert [5, 6, 7] == harness.likely()
+    assert [True] * 3 == [harness.extra_polls.scouts(ref) for ref in range(3)]
+
+
+def test_old_tasks_of_unknown_kinds_are_polled_more_rarely() -> None:
+    """The pause after a poll is an eighth of the age at it."""
+    harness = ScoutingHarness(120)
+    for job in harness.jobs:
+        job.last_left = 43 * SECOND
+        harness.extra_polls.scout(job, 0)
+    assert [48, 54, 60] == harness.likely()
+
+
+def test_no_first_end_is_looked_for_where_polls_are_frequent() -> None:
+    """The reserved polls of the assumed lease find it; a poll that was planned is not sent."""
+    harness = ScoutingHarness(10)
+    harness.jobs[0].likely_at = 5 * SECOND
+    harness.extra_polls.scout(harness.jobs[0], 0)
+    assert [None] * 3 == harness.likely()
+    assert not harness.extra_polls.scouts(0)
+
+
+def test_a_reserved_poll_that_follows_soon_takes_no_turn() -> None:
+    """It finds the end as well, so the next task is polled at its time."""
+    harness = ScoutingHarness(20, 2)
+    harness.jobs[0].last_left = harness.pacer.table.next_poll(0) - 5 * SECOND
+    for job in harness.jobs:
+        harness.extra_polls.scout(job, 0)
+    assert [None, 5] == harness.likely()
+    assert not harness.extra_polls.scouts(0)
+
+
+def test_tasks_are_polled_for_a_first_end_no_longer() -> None:
+    """A task that ended is forgotten; the rest are named once, when something is known."""
+    harness = ScoutingHarness(120)
+    for job in harness.jobs:
+        harness.extra_polls.scout(job, 0)
+    harness.extra_polls.forget(1)
+    harness.extra_polls.forget(1)
+    assert not harness.extra_polls.scouts(1)
+    assert [harness.jobs[0], harness.jobs[2]] == harness.extra_polls.scouted()
+    assert [] == harness.extra_polls.scouted()
+    assert not harness.extra_polls.scouts(0)
+
+
+class UnknownSmiles(SchedulerHarness):
+    """Smiles that wait for their creation, of which no end was seen, under a lease in seconds."""
+
+    def __init__(self, lease: float, count: int, window: int = 250) -> None:
+        super().__init__()
+        self.scheduler = Scheduler(Limits(window, per_second=1000), Polling(lease=lease))
+        for ref in range(count):
+            self.tell(ev.JobAdded(ref, SMILE, 1.0, uploads=False))
+
+    def create(self) -> int:
+        """Create what fits now, and count it."""
+        created = 0
+        while isinstance(command := self.scheduler.due(self.now), ev.Submit):
+            self.tell(ev.Issued(command))
+            self.tell(ev.Accepted(command, f"task-{command.ref}"))
+            created += 1
+        return created
+
+
+@pytest.mark.parametrize(("lease", "first"), [(10, (7.5, 8.8)), (20, (5, 5.1)), (120, (5, 5.1))])
+def test_a_first_end_is_looked_for_under_a_long_lease(
+    lease: int, first: tuple[float, float]
+) -> None:
+    """While other tasks wait, an early poll leaves at 5 s, and none under the assumed lease."""
+    smiles = UnknownSmiles(lease, 100)
+    created = smiles.create()
+    assert 0 < created < 100
+    poll = smiles.poll()
+    assert first[0] * SECOND <= smiles.now <= first[1] * SECOND
+    assert poll.ref < created
+
+
+def test_creations_leave_requests_to_early_polls() -> None:
+    """8 requests of a window under a lease of 120 s, so that the window is not full of them."""
+    smiles = UnknownSmiles(120, 100)
+    smiles.create()
+    state = smiles.scheduler._state
+    job, limit = state.creation(), state.pacer.limit(smiles.now)
+    assert job is not None
+    assert not state.strategy.admits(job, smiles.now, limit - 8)
+    state.admission.created(job, smiles.now)
+    state.strategy.release(job, ended=None, lost=False)
+    assert state.strategy.admits(job, smiles.now, limit)
+
+
+def test_a_first_end_tells_when_to_poll_the_others() -> None:
+    """Tasks that took turns are polled when they have probably ended by what was learned."""
+    smiles = UnknownSmiles(120, 10)
+    assert 10 == smiles.create()
+    poll = smiles.poll()
+    state = smiles.scheduler._state
+    others = [ref for ref in state.jobs if ref != poll.ref]
+    assert all(state.extra_polls.scouts(ref) for ref in others)
+    smiles.tell(ev.Succeeded(poll, ("u",)))
+    assert not any(state.extra_polls.scouts(ref) for ref in others)
+    [end] = {state.admission.likely_end(ref) for ref in others}
+    assert end is not None
+    assert {max(end, 2 * SECOND)} == {state.jobs[ref].likely_at for ref in others}
+
+
+def test_early_polls_share_a_window_evenly_under_a_very_long_lease() -> None:
+    """50 tasks that run long are polled once a minute each when half of the window is used."""
+    harness = ScoutingHarness(600, 50)
+    job, window = harness.jobs[0], harness.pacer.table.account.reach * SLOT
+    for used, wait in ((0, 2 * SECOND), (200, 50 * window // 250)):
+        for number in range(used):
+            harness.pacer.table.leave(number, 0, SECOND)
+        job.last_left = SECOND
+        harness.extra_polls.renewed(job, SECOND, None, 28 * SECOND, SECOND)
+        assert SECOND + wait == job.early_at
+    harness.extra_polls.renewed(job, SECOND, None, 700 * SECOND, SECOND)
+    assert 101 * SECOND == job.early_at

@@ -944,3 +944,20 @@ def test_statistics_have_the_limits_and_the_lease_in_force() -> None:
     seen = Scheduler(limits, Polling(lease=8.0)).statistics()
 
     assert (limits, 8.0, 0.0) == (seen.limits, seen.lease, seen.longest_gap)
+
+
+# What it tells of the key.
+
+
+def test_what_the_scheduler_tells_of_the_key() -> None:
+    """The requests in the window, the lease, the next reserved poll, and whether others use it."""
+    harness = SchedulerHarness()
+    harness.running()
+    scheduler = harness.scheduler
+    assert 1 == scheduler.occupied(harness.now)
+    assert (10.0, 0.0) == (scheduler.lease, scheduler.refuted_lease)
+    assert scheduler._state.table.next_poll(1) == scheduler.reserved_at()
+    for _ in range(2):
+        assert not scheduler.contended()
+        harness.tell(ev.Limited(harness.poll(), RateLimited("no")))
+    assert scheduler.contended()

@@ -3,9 +3,9 @@
 import pytest
 
 from perfect_async import events as ev
-from perfect_async._time import NEVER
+from perfect_async._time import NEVER, SLOT
 from perfect_async.errors import ClientClosed, PerfectError, TaskAbandoned, TaskExpired
-from perfect_async.models import Limits, Polling
+from perfect_async.models import Limits, MeasuredLease, Polling
 from perfect_async.scheduler._job import IllegalEvent, JobState, ScheduledJob
 from perfect_async.scheduler._state import SchedulerState
 from tests.support.scheduler_harness import head
@@ -166,3 +166,28 @@ def test_an_adopted_task_remembers_its_announcement() -> None:
     job = adopted(here)
     here.on_notified(1, 0)
     assert (1, None, NEVER) == (job.announced, job.ask_at, here.poll_queue.wakes())
+
+
+def lost(here: SchedulerState, now: int) -> None:
+    """Both polls of a running task find it unknown at `now`."""
+    for number in (2, 3):
+        poll = ev.Poll(number, 1)
+        here.on_issued(poll, now)
+        here.on_response(ev.TaskUnknown(poll, TaskExpired("x")), now)
+
+
+@pytest.mark.parametrize(
+    ("measured", "refuted", "after"),
+    [(40.0, 40 * SECOND, 10 * SECOND), (8.0, 0, 8 * SECOND), (None, 0, 40 * SECOND)],
+)
+def test_a_task_lost_inside_a_measured_lease(
+    measured: float | None, refuted: int, after: int
+) -> None:
+    """The assumed lease holds again, unless the measured one is shorter or none was measured."""
+    lease = 40.0 if measured is None else MeasuredLease(measured)
+    here = SchedulerState(Limits(), Polling(lease=lease), engine_retries=1, files_per_call=20)
+    running(here)
+    lost(here, 5 * SECOND)
+    assert (refuted, after, after) == (here.refuted_lease, here.lease, here.extra_polls.lease)
+    here.refresh(6 * SECOND)
+    assert after > here.table.cycle * SLOT
