@@ -193,8 +193,8 @@ class LeaseMeasurement:
             if tasks.is_unknown_task(exc):
                 return ev.TaskUnknown(command, exc)
             raise
-        feature = self._job.feature
-        return tasks.read_status(command, reply, feature=feature, task_id=task_id, units=units)
+        only = self._job.pictures_only
+        return tasks.read_status(command, reply, pictures_only=only, task_id=task_id, units=units)
 
 
 def _error_of(event: ev.Answer) -> PerfectError:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, NoReturn, Protocol, TypeAlias,
 import anyio
 import attrs
 
-from perfect_async._api.tasks import FEATURES, says_more
+from perfect_async._api.tasks import pictures_only, says_more
 from perfect_async._files import names
 from perfect_async._files.endings import has_end
 from perfect_async._files.images import HEAD, sniff
@@ -89,13 +89,17 @@ class _Memory:
 
 @attrs.frozen
 class ImagePlace:
-    """The task that a picture belongs to, and the picture's `index` among its `count` pictures."""
+    """The task that a picture belongs to, and the picture's `index` among its `count` pictures.
+
+    `pictures_only` as in `Job`: otherwise the file may be anything.
+    """
 
     session: ClientSession
     feature: str
     task_id: str
     index: int
     count: int
+    pictures_only: bool
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -130,7 +134,13 @@ class ResultImage(Value):
             raise ConfigurationError(
                 "This image does not come from a result, so it cannot be downloaded."
             )
-        downloads = _Downloads(place.session, place.feature, place.task_id, place.count)
+        downloads = _Downloads(
+            place.session,
+            place.feature,
+            place.task_id,
+            place.count,
+            pictures_only=place.pictures_only,
+        )
         work = partial(downloads.get, place.index, self, _Memory, _Memory.read)
         return await place.session.executor.call(work)
 
@@ -138,7 +148,16 @@ class ResultImage(Value):
 class _Downloads:
     """Downloads the pictures of one task, and asks for new URLs when they have expired."""
 
-    def __init__(self, session: ClientSession, feature: str, task_id: str, count: int) -> None:
+    def __init__(
+        self,
+        session: ClientSession,
+        feature: str,
+        task_id: str,
+        count: int,
+        *,
+        pictures_only: bool,
+    ) -> None:
+        self._pictures_only = pictures_only
         self._session = session
         self._feature = feature
         self._task_id = task_id
@@ -165,7 +184,9 @@ class _Downloads:
             return await self._try(await self._refresh(index), part, put)
 
     async def _refresh(self, index: int) -> ResultImage:
-        images = await self._session.refresh(self._feature, self._task_id)
+        images = await self._session.refresh(
+            self._feature, self._task_id, pictures_only=self._pictures_only
+        )
         if len(images) != self._count:
             raise BadAnswer(
                 f"task {quoted(self._task_id)} had {self._count} pictures before, and the vendor "
@@ -187,8 +208,8 @@ class _Downloads:
     async def _fetch(self, url: str, part: P, put: Callable[[P, str], T]) -> T:
         head = b""
         try:
-            # The result of a feature without a class may be a video.
-            large = self._feature not in FEATURES
+            # Anything else than a picture may be a video.
+            large = not self._pictures_only
             async with self._session.download(url, large=large) as pieces:
                 async for piece in pieces:
                     if len(head) < HEAD:
@@ -255,8 +276,12 @@ class Result(Value):
     @property
     def file_count(self) -> int:
         """The number of files that `save` writes, a file with `raw` included."""
-        more = self._feature not in FEATURES and says_more(self.raw)
+        more = not self._pictures_only and says_more(self.raw)
         return len(self.images) + (more or not self.images)
+
+    @property
+    def _pictures_only(self) -> bool:
+        return pictures_only(self._feature, self.job)
 
     async def read(self) -> list[bytes]:
         """Download the pictures into memory and return their bytes, in the order of `images`.
@@ -341,7 +366,13 @@ class Result(Value):
         ]
 
     def _downloads(self) -> _Downloads:
-        return _Downloads(self._session, self._feature, self.task_id, len(self.images))
+        return _Downloads(
+            self._session,
+            self._feature,
+            self.task_id,
+            len(self.images),
+            pictures_only=self._pictures_only,
+        )
 
 
 async def save_beside(

@@ -284,7 +284,7 @@ class ClientSession:
             if not available:
                 return None
             try:
-                event = await self._poll(spec.feature, task_id)
+                event = await self._poll(spec.feature, task_id, pictures_only=spec.pictures_only)
             except TaskError:
                 # The journal knows the task, but the vendor no longer has it.
                 await self.channel.journal.writer.drop(task_id)
@@ -406,7 +406,8 @@ class ClientSession:
 
     async def status(self, feature: str, task_id: str) -> TaskStatus:
         """Ask once for the state of a task. Raises the request's failure, and `TaskExpired`."""
-        event = await self._ask_status(feature, task_id, self.ask)
+        only = tasks.pictures_only(feature, None)
+        event = await self._ask_status(feature, task_id, self.ask, pictures_only=only)
         match event:
             case ev.Succeeded():
                 return TaskStatus(task_id, "success", event.results)
@@ -464,7 +465,12 @@ class ClientSession:
             case ev.Succeeded() as event:
                 return Result(
                     str(handle.task_id),
-                    self._images(event, spec.feature, str(handle.task_id)),
+                    self._images(
+                        event,
+                        spec.feature,
+                        str(handle.task_id),
+                        pictures_only=spec.pictures_only,
+                    ),
                     feature=spec.feature,
                     stem=spec.stem,
                     identity=spec.file_identity,
@@ -515,21 +521,25 @@ class ClientSession:
         for interrupt in list(self.interrupts):
             interrupt()
 
-    async def refresh(self, feature: str, task_id: str) -> tuple[ResultImage, ...]:
+    async def refresh(
+        self, feature: str, task_id: str, *, pictures_only: bool
+    ) -> tuple[ResultImage, ...]:
         """Ask for new URLs of a finished task's pictures, in the same order; one request.
 
         Raises `TaskExpired` after a day.
         """
-        return self._images(await self._poll(feature, task_id), feature, task_id)
+        event = await self._poll(feature, task_id, pictures_only=pictures_only)
+        return self._images(event, feature, task_id, pictures_only=pictures_only)
 
     async def answer(self, feature: str, task_id: str) -> object:
         """Ask for the whole answer of a finished task again; one request. Raises as `refresh`."""
-        return (await self._poll(feature, task_id)).results
+        # Only results that may be anything are asked for.
+        return (await self._poll(feature, task_id, pictures_only=False)).results
 
-    async def _poll(self, feature: str, task_id: str) -> ev.Succeeded:
+    async def _poll(self, feature: str, task_id: str, *, pictures_only: bool) -> ev.Succeeded:
         self._check_open()
         ask = partial(self.driver.ask, self.channel, lasting=True)
-        match await self._ask_status(feature, task_id, ask):
+        match await self._ask_status(feature, task_id, ask, pictures_only=pictures_only):
             case ev.Succeeded() as event:
                 return event
             case ev.EngineFailed() | ev.NoAnswer() | ev.Unreadable() | ev.TimedOut() as event:
@@ -542,6 +552,8 @@ class ClientSession:
         feature: str,
         task_id: str,
         ask: Callable[[tasks.Request], Awaitable[tasks.Response]],
+        *,
+        pictures_only: bool,
     ) -> ev.Answer:
         """Ask for the state of a task; one request. Raises its failure, and `TaskExpired`."""
         try:
@@ -551,8 +563,9 @@ class ClientSession:
                 raise
             gone = "the vendor no longer knows the task, so its pictures cannot be fetched."
             raise TaskExpired(gone, task_id=task_id, request_id=exc.request_id) from None
-        asked = ev.Poll(0, 0)
-        return tasks.read_status(asked, reply, feature=feature, task_id=task_id, units=0.0)
+        return tasks.read_status(
+            ev.Poll(0, 0), reply, pictures_only=pictures_only, task_id=task_id, units=0.0
+        )
 
     async def upload(self, source: Source) -> FileId:
         """Upload `source`, and return its id at the vendor. Raises `JobRefused`, or a failure."""
@@ -625,14 +638,16 @@ class ClientSession:
         self._check_open()
         return self.driver.clock.now()
 
-    def _images(self, event: ev.Succeeded, feature: str, task_id: str) -> tuple[ResultImage, ...]:
+    def _images(
+        self, event: ev.Succeeded, feature: str, task_id: str, *, pictures_only: bool
+    ) -> tuple[ResultImage, ...]:
         now, count = self.driver.clock.now(), len(event.urls)
         return tuple(
             ResultImage(
                 url,
                 # A URL that is still to be asked for counts as expired.
                 now + _URL_LIFETIME if url else now,
-                place=ImagePlace(self, feature, task_id, index, count),
+                place=ImagePlace(self, feature, task_id, index, count, pictures_only),
             )
             for index, url in enumerate(event.urls)
         )
