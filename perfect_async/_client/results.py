@@ -317,11 +317,23 @@ class Result(Value):
         """
         return await self._session.executor.call(partial(self._save_all, os.fspath(target)))
 
+    async def _known(self) -> Result:
+        """Return the result with the vendor's answer, if that is needed to know its files.
+
+        The answer is missing if a former process saved the files; it costs one request.
+        """
+        if self._pictures_only or self.raw is not None:
+            return self
+        images, raw = await self._session.answer(self._feature, self.task_id)
+        return attrs.evolve(self, images=images, raw=raw)
+
     async def _save_all(self, path: str) -> list[Path]:
         target = await in_thread(SaveTarget.of, path)
+        known = await self._known()
+        count = known.file_count
 
         def put(index: int, part: AtomicFile, kind: str) -> Path:
-            number = index + 1 if self.file_count > 1 else None
+            number = index + 1 if count > 1 else None
             if target.name is None:
                 name = names.in_folder(self._stem, self._identity, kind, number)
             else:
@@ -329,7 +341,7 @@ class Result(Value):
             part.replace(target.folder / name)
             return target.folder / name
 
-        return await self._write(target.folder, range(self.file_count), put)
+        return await known._write(target.folder, range(count), put)  # noqa: SLF001 - as `self`
 
     async def _write(self, folder: Path, wanted: Sequence[int], put: Put) -> list[Path]:
         """Download the pictures with the indices `wanted`; this is a `Write` of `_files.sets`."""
@@ -347,22 +359,21 @@ class Result(Value):
 
     async def _write_answer(self, folder: Path, put: Callable[[AtomicFile, str], Path]) -> Path:
         """Write `raw` as a file of JSON."""
-        raw = self.raw
-        if raw is None:
-            raw = await self._session.answer(self._feature, self.task_id)
         part = AtomicFile(folder)
         try:
-            await in_thread(part.write, json.dumps(raw, indent=2).encode())
+            await in_thread(part.write, json.dumps(self.raw, indent=2).encode())
             return await in_thread(put, part, "json")
         finally:
             with anyio.move_on_after(_CLEANUP, shield=True):
                 await in_thread(part.discard)
 
     async def _read_all(self) -> list[bytes]:
-        downloads = self._downloads()
+        # Without files there is nothing to ask for.
+        known = await self._known() if self.images else self
+        downloads = known._downloads()  # noqa: SLF001 - as `self`
         return [
             await downloads.get(index, image, _Memory, _Memory.read)
-            for index, image in enumerate(self.images)
+            for index, image in enumerate(known.images)
         ]
 
     def _downloads(self) -> _Downloads:
@@ -375,6 +386,11 @@ class Result(Value):
         )
 
 
+async def with_answer(result: Result) -> Result:
+    """Return `result` with the vendor's answer, if that is needed to know its files."""
+    return await result._known()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+
+
 async def save_beside(
     result: Result, pictures: PictureSet, former: Sequence[Path]
 ) -> Sequence[Path]:
@@ -383,14 +399,16 @@ async def save_beside(
     `former` are the files of all pictures of this task, if it was saved before. Those that still
     exist are kept, and the others are written again.
     """
-    count = pictures.count
     if former and not any(image.url for image in result.images):
         whole = await in_thread(lambda: all(path.is_file() for path in former))
         if whole:
             # The number of files is unknown until the vendor is asked again.
             return former
+    known = await with_answer(result)
     # Not a public method, since it is not for users.
-    write = partial(result._write, pictures.folder)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    write = partial(known._write, pictures.folder)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    count = known.file_count
+    pictures = attrs.evolve(pictures, count=count)
     if len(former) != count:
         return await save_set(pictures, result.task_id, write)
 

@@ -16,7 +16,7 @@ import attrs
 from perfect_async import events as ev
 from perfect_async._api import account, tasks
 from perfect_async._client.keys import Keys, check_former
-from perfect_async._client.recovery import RecoveredJob, Recovery
+from perfect_async._client.recovery import RecoveredJob, Recovery, count_pictures
 from perfect_async._client.results import (
     Done,
     Failed,
@@ -183,7 +183,7 @@ class ClientSession:
     async def _find_or_enter(self, spec: JobSpec) -> JobHandle:
         registry, journal = self.driver.registry, self.channel.journal
         if spec.sure and journal.writer.persistent:
-            former = registry.equal(self.channel, spec) or self.recovery.equal(spec)
+            former = registry.equal(self.channel, spec) or await self.recovery.equal(spec)
             former = former or await self._former(spec)
             if former is not None:
                 return former
@@ -260,9 +260,8 @@ class ClientSession:
             spec = attrs.evolve(spec, options=attrs.evolve(spec.options, delete=False))
         handle = JobHandle(0, spec, self.channel, unrecorded(), sources=spec.sources)
         handle.task_id, handle.files = saved.task_id, saved.files
-        # The URLs are empty and are asked for when the result is read. JSON files have no URL.
-        count = sum(file.suffix != ".json" for file in saved.files)
-        done = ev.Succeeded(ev.Poll(0, 0), ("",) * count)
+        # The URLs are empty and are asked for when the result is read.
+        done = ev.Succeeded(ev.Poll(0, 0), ("",) * count_pictures(saved.files))
         handle.end(done, 0.0, self.driver.clock.seconds())
         return handle
 
@@ -302,7 +301,7 @@ class ClientSession:
         registry, spec = self.driver.registry, JobSpec.attached(feature, task_id)
         if (leader := registry.of_task(task_id)) is not None:
             return registry.follow(leader, attrs.evolve(leader.spec, options=JobOptions()))
-        if (former := self.recovery.of_task(task_id)) is not None:
+        if (former := await self.recovery.of_task(task_id)) is not None:
             return former
         self.driver.check()
         return registry.adopt(self.channel, spec, unrecorded(), (task_id, 0))
@@ -531,10 +530,13 @@ class ClientSession:
         event = await self._poll(feature, task_id, pictures_only=pictures_only)
         return self._images(event, feature, task_id, pictures_only=pictures_only)
 
-    async def answer(self, feature: str, task_id: str) -> object:
-        """Ask for the whole answer of a finished task again; one request. Raises as `refresh`."""
-        # Only results that may be anything are asked for.
-        return (await self._poll(feature, task_id, pictures_only=False)).results
+    async def answer(self, feature: str, task_id: str) -> tuple[tuple[ResultImage, ...], object]:
+        """Ask for the whole answer of a finished task again; one request. Raises as `refresh`.
+
+        Returns its files and the answer, of a task whose results may be anything.
+        """
+        event = await self._poll(feature, task_id, pictures_only=False)
+        return self._images(event, feature, task_id, pictures_only=False), event.results
 
     async def _poll(self, feature: str, task_id: str, *, pictures_only: bool) -> ev.Succeeded:
         self._check_open()

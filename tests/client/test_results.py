@@ -302,9 +302,11 @@ class TestNames:
         scores = {"acne": 71, "note": "\N{SNOWMAN}"}
 
         class Answering(FakeSession):
-            async def answer(self, feature: str, task_id: str) -> object:
+            async def answer(
+                self, feature: str, task_id: str
+            ) -> tuple[tuple[ResultImage, ...], object]:
                 self.refreshes.append((feature, task_id))
-                return scores
+                return (), scores
 
         session = Answering()
         one = Result(
