@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _POOR: Final = 60 * SECOND
 """How long a refused balance counts; then one job is tried again."""
 _MOST_DOUBTS: Final = 3
-"""Creations in a row without an answer after which nothing more is created for a while."""
+"""Creations without an answer, and none accepted between them, after which creating stops."""
 _STOPPED: Final = 300 * SECOND
 """How long that is; then one creation is tried."""
 _MOST_RESULTS: Final = 10_000
@@ -159,7 +159,8 @@ class Refusals:
         """Count a creation that ended in `event`; gives why none is sent any more, if so.
 
         Each creation without an answer may be charged, so after three of them, with none accepted
-        in between, creating stops.
+        in between, creating stops. A refused or unsent creation between them shows nothing about
+        them, so it does not start the count anew.
         """
         if isinstance(event, ev.Accepted):
             self._doubts = self._stopped_until = 0
@@ -172,8 +173,9 @@ class Refusals:
 
     def _stopped(self) -> PerfectError:
         error = JobRefused(
-            f"Nothing was sent: {self._doubts} creations in a row had no answer, and each of them "
-            f"may be charged. Creating stops for {_STOPPED // SECOND // 60} minutes."
+            f"Nothing was sent: {self._doubts} creations without an answer and none accepted "
+            "between them; each of the unanswered ones may be charged. Creating stops for "
+            f"{_STOPPED // SECOND // 60} minutes."
         )
         # Not "correct the job", which is the usual advice.
         vars(error)["hint"] = "Check the connection to the vendor, then run the job again."
