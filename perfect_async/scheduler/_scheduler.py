@@ -34,7 +34,7 @@ from perfect_async._ratelimit.timetable import RESCUE_AFTER
 from perfect_async._time import NEVER, SECOND, SLOT
 from perfect_async.errors import ConfigurationError
 from perfect_async.reports import Statistics
-from perfect_async.scheduler._job import RESPONSES, IllegalEvent, JobState
+from perfect_async.scheduler._job import RESPONSES, UNKNOWN, IllegalEvent, JobState
 from perfect_async.scheduler._state import LEAST_REQUESTS, SchedulerState
 
 if TYPE_CHECKING:
@@ -53,10 +53,6 @@ _PATIENT: Final = 15 * SECOND
 """A query that has waited for so long comes before creations."""
 _KNOWN: Final = 20
 """Jobs that must have ended before their average cost counts."""
-
-
-_UNKNOWN: Final = 120 * SECOND
-"""How long a task lasts of which nothing is documented and none has ended."""
 
 
 _RESCUE: Final = 5
@@ -671,4 +667,4 @@ class _Moment:
 
 def _usual(kind: ev.TaskKind) -> int:
     """Return the middle of the documented durations of `kind`, or what is assumed of any task."""
-    return _UNKNOWN if kind.usual is None else sum(kind.usual) // 2
+    return UNKNOWN if kind.usual is None else sum(kind.usual) // 2
