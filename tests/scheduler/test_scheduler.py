@@ -84,8 +84,8 @@ class Task:
 class World:
     """A driver that is awake when it should be, and a vendor whose answers `fate` decides.
 
-    `fate(command, arrives)` says what happens to what left: the round trip in microseconds, where
-    in it the request arrives, and the answer, or None for what the vendor would say.
+    `round_trip(command)` is how long the answer to `command` takes in microseconds, and
+    `fate(command)` is a failure instead of the vendor's answer, or None.
     """
 
     def __init__(
