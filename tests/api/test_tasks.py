@@ -1,6 +1,7 @@
 """The requests of a task, and the events of their answers."""
 
 import json
+from pathlib import Path
 from typing import get_args
 from urllib.parse import unquote
 
@@ -9,9 +10,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from perfect_async import events
+from perfect_async import Client, events
 from perfect_async._api.responses import Malformed, decode
 from perfect_async._api.tasks import (
+    FEATURES,
     FileFacts,
     Request,
     Response,
@@ -63,7 +65,16 @@ from perfect_async.events import (
     TimedOut,
     Unreadable,
 )
-from perfect_async.models import Avatar, Feature, FileId, Job, Placeholder, Smile, Source
+from perfect_async.models import (
+    Avatar,
+    Feature,
+    FileId,
+    Job,
+    Placeholder,
+    Smile,
+    Source,
+    must_be_job,
+)
 from tests.api.test_responses import json_values, replies
 
 REGISTER = Register(1, (7, 8), None)
@@ -904,3 +915,33 @@ def test_a_typed_feature_needs_pictures() -> None:
     """Scores without a picture are not a result of a typed feature."""
     assert isinstance(answered({"scores": 1}, "ai-smile"), Unreadable)
     assert isinstance(answered({"scores": 1}, "ai-studio"), Unreadable)
+
+
+def test_texts_name_every_typed_feature() -> None:
+    """Texts that cannot be derived from the table, since their modules do not know it, agree."""
+    with pytest.raises(JobRefused) as caught:
+        must_be_job(None)
+    root = Path(__file__).parents[2]
+    limits = (root / "README.md").read_text("utf-8").partition("## Limits and assumptions")[2]
+    contract = (root / "perfect_async/_api/README.md").read_text("utf-8")
+    others = contract.partition("## Other features")[2]
+    docs = (Client.run.__doc__, Client.submit.__doc__, Job.__doc__)
+    for kind in FEATURES.values():
+        assert kind.__name__ in str(caught.value)
+        assert all(f"`{kind.__name__}`" in str(text) for text in (limits, others, *docs))
+
+
+def test_a_refused_class_is_told_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message is made from the table."""
+
+    @attrs.frozen
+    class Older(Job):
+        feature = "ai-older"
+        source: Source
+        key: str | None = None
+
+    with pytest.raises(JobRefused, match="use Smile, Avatar, Studio, a subclass of them, or Feat"):
+        creation(Older("u"), ["u"])
+    monkeypatch.setitem(creation.__globals__["_PARAMETERS"], type("Grin", (Smile,), {}), {})
+    with pytest.raises(JobRefused, match="use Smile, Avatar, Studio, Grin, a subclass"):
+        creation(Older("u"), ["u"])
