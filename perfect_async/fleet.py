@@ -28,6 +28,7 @@ import attrs
 from anyio.abc import TaskStatus
 
 from perfect_async import Client, Failed
+from perfect_async._api.tasks import FEATURES
 from perfect_async.errors import (
     ClientClosed,
     ConfigurationError,
@@ -41,7 +42,7 @@ from perfect_async.errors import (
     quoted,
     redacted,
 )
-from perfect_async.models import Avatar, Job, Smile
+from perfect_async.models import Job
 
 if TYPE_CHECKING:
     import streaq
@@ -58,7 +59,6 @@ Answer: TypeAlias = dict[str, Any]
 QUEUE: Final = "perfect_async"
 """The name of the queue in Redis."""
 _TASK: Final = "perform"
-_FEATURES: Final[Mapping[str, type[Job]]] = {kind.feature: kind for kind in (Smile, Avatar)}
 _FIELDS: Final = frozenset({"feature", "source", "parameters", "key", "save_to", "digest"})
 _LONGEST: Final = 4096
 """The most characters of a text in an order."""
@@ -95,22 +95,26 @@ def make_order(job: Job, save_to: str | os.PathLike[str], *, digest: str | None 
 
     The job's source is an absolute path that is the same on all machines, or an http(s) URL.
     `digest` is the SHA-256 of the picture's file in hexadecimal digits; with it, a file that has
-    changed meanwhile is refused. Raises `JobRefused` for other jobs than `Smile` and `Avatar`, and
-    for a source that other machines cannot read (bytes, an open file, a relative path).
+    changed meanwhile is refused. Raises `JobRefused` for a `Feature`, whose fields a worker
+    cannot check, and for a source that other machines cannot read (bytes, an open file, a relative
+    path).
     """
-    if not isinstance(job, tuple(_FEATURES.values())):
-        raise JobRefused("an order is for a Smile or an Avatar.")
+    if not isinstance(job, tuple(FEATURES.values())):
+        names = ", ".join(kind.__name__ for kind in FEATURES.values())
+        raise JobRefused(
+            f"an order cannot be for a {type(job).__name__}; it must be one of {names}."
+        )
     source = job.source
     if isinstance(source, os.PathLike):
         source = os.fspath(source)
     if not isinstance(source, str) or not (_URL.match(source) or Path(source).is_absolute()):
         raise JobRefused("an order's source is an absolute path or an http(s) URL.")
-    names = _parameter_names(type(job))
+    fields = _parameter_names(type(job))
     order: Order = {
         "feature": job.feature,
         "source": source,
         "parameters": {
-            name: value for name in sorted(names) if (value := getattr(job, name)) is not None
+            name: value for name in sorted(fields) if (value := getattr(job, name)) is not None
         },
         "save_to": os.fspath(save_to),
     }
@@ -142,11 +146,11 @@ def _read(order: object) -> _Read:
     if unknown:
         raise JobRefused(f"an order has no field {quoted(unknown[0])}.")
     feature = _text(fields, "feature")
-    kind = _FEATURES.get(feature)
+    kind = FEATURES.get(feature)
     if kind is None:
         raise JobRefused(
             f"an order cannot be for the feature {quoted(feature)}; it must be one of "
-            f"{', '.join(_FEATURES)}."
+            f"{', '.join(FEATURES)}."
         )
     key = _text(fields, "key") if fields.get("key") is not None else None
     parameters = _parameters(fields.get("parameters", {}), kind)

@@ -142,6 +142,8 @@ class Job(Value):
     - `formats`: the types of picture that the feature accepts.
     - `longest_side` in pixels, `largest` in bytes, `longest_shape` (long side divided by short
       side): the limits of a picture. `largest_video` in bytes: that of a video.
+    - `pictures_only`: whether its results name pictures and nothing else; otherwise they may hold
+      any values and files, as those of a `Feature` may.
     - `reusable`: whether the result of an equal job that has finished is fetched again instead of
       bought again, by default (`Client(reuse=...)`).
 
@@ -152,6 +154,7 @@ class Job(Value):
     # class variables, since a `Feature` has a path of its own.
     feature: str
     formats: tuple[str, ...]
+    pictures_only: bool = False
     reusable: bool = True
     longest_side: float = 4096
     longest_shape: float = math.inf
@@ -214,6 +217,7 @@ class Smile(Job):
 
     feature = "ai-smile"
     formats = ("jpg", "png", "heic")
+    pictures_only = True
     # A face has more than 32 of the 640 px of the long side (contract: Input pictures).
     longest_shape = 20
 
@@ -232,6 +236,7 @@ class _Styled(Job):
     """The fields that the features with a style have in common."""
 
     formats = ("jpg", "png")
+    pictures_only = True
     # Another run gives other pictures, and users often run a job again for that reason.
     reusable = False
 

@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "report": VALUES,
     "__init__": {*VALUES, "_client"},
-    "fleet": {*VALUES, "__init__"},
+    "fleet": {*VALUES, "__init__", "_api.tasks"},
     "telemetry": {*VALUES, "__init__"},
     "cli": {
         *VALUES,

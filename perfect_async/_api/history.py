@@ -80,6 +80,8 @@ _OTHER_FEATURES: Final = frozenset(
         *("hair-style", "blur-background", "change-background", "wig"),
     }
 )
+# Features that none of the published actions names (contract: History).
+_UNPUBLISHED: Final = frozenset({"ai-smile", "ai-avatar", "ai-studio"})
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -195,9 +197,9 @@ class HistorySearch:
         # Actions spell the separators of a path as hyphens.
         self._feature = re.sub(r"[\W_]+", "-", feature.partition("@")[0])
         self._features = (*features, self._feature)
-        # The paths of the features behind the published actions are not documented. If `feature`
-        # has no class here, any of those actions may be its own.
-        self._known = feature in features
+        # The paths of the features behind the published actions are not documented, so any of them
+        # may be the action of another feature, whether it has a class here or not.
+        self._known = feature in _UNPUBLISHED
         self._sent = sent
         self._since = sent - SKEW
         self._near = sent - NEAR + SKEW

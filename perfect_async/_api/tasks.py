@@ -61,6 +61,7 @@ __all__ = [
     "feature_path",
     "is_unknown_task",
     "mixed_inputs",
+    "pictures_only",
     "read_answer",
     "read_creation",
     "read_registration",
@@ -72,7 +73,8 @@ __all__ = [
     "task_path",
 ]
 
-# The vendor's names for the fields of a job. A new typed feature needs one line here.
+# The vendor's names for the fields of a job. A new typed feature needs one line here and a class in
+# `models`: see README.md, "A typed feature".
 _PARAMETERS: Final[dict[type[Job], dict[str, str]]] = {
     Smile: {"expression": "expression_type"},
     Avatar: {"template_id": "template_id", "output_count": "output_count"},
@@ -94,6 +96,16 @@ _PLAIN: Final = re.compile(r"(?=.*[A-Za-z0-9_~-])[A-Za-z0-9._~-]+")
 
 FEATURES: Final[dict[str, type[Job]]] = {kind.feature: kind for kind in _PARAMETERS}
 """The typed features: classes of jobs by the vendor's names for their features."""
+
+
+def pictures_only(feature: str, job: Job | None) -> bool:
+    """Return whether the results of a task of `feature` must be pictures.
+
+    The job decides: a `Feature` may name the path of a class. If the task is known by its id alone,
+    so that `job` is None, the class of the feature decides.
+    """
+    kind = FEATURES.get(feature) if job is None else job
+    return kind is not None and kind.pictures_only
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -223,8 +235,8 @@ def creation(job: Job, sources: Sequence[FileId | str]) -> Request:
     names = next((_PARAMETERS[kind] for kind in type(job).__mro__ if kind in _PARAMETERS), None)
     if names is None:
         raise JobRefused(
-            f"{quoted(type(job).__name__)} is not a job that this version can send; use Smile, "
-            "Avatar, Studio, a subclass of them, or Feature."
+            f"{quoted(type(job).__name__)} is not a job that this version can send; use "
+            f"{', '.join(kind.__name__ for kind in _PARAMETERS)}, a subclass of them, or Feature."
         )
     for field, key in names.items():
         value: object = getattr(job, field)
@@ -300,14 +312,15 @@ def status(feature: str, task_id: str) -> Request:
 
 
 def read_status(
-    command: events.Poll, reply: Response, *, feature: str, task_id: str, units: float
+    command: events.Poll, reply: Response, *, pictures_only: bool, task_id: str, units: float
 ) -> events.Answer:
     """Return the status of the task as an event.
 
     The event is `Running`, `Succeeded`, `EngineFailed`, `TaskUnknown`, `TimedOut` or `Unreadable`,
     or, as for any command, `Limited`, `NotSent`, `KeyRefused`, `Refused`, or `NoAnswer` if the poll
-    may be repeated. An unknown status counts as running. The results of a typed feature must name
-    pictures; other results may hold anything. `units` are at stake if the task is lost.
+    may be repeated. An unknown status counts as running. With `pictures_only` the
+    results must name pictures; other results may hold anything. `units` are at stake if the task is
+    lost.
     """
     if not reply.is_success:
         return _ending(command, reply, task_id, units) or _failure(command, reply)
@@ -317,7 +330,7 @@ def read_status(
         return events.NoAnswer(command, error)
     match state.task_status.strip().lower():
         case "success" | "completed":
-            return _success(command, reply, state, task_id, units, typed=feature in FEATURES)
+            return _success(command, reply, state, task_id, units, pictures_only=pictures_only)
         case "error" | "failed" | "cancelled" | "canceled" | "aborted":
             if code_of(state.error, state.error_message) == "TaskTimeout":
                 return _timed_out(command, reply, task_id, units)
@@ -401,15 +414,15 @@ def _success(
     task_id: str,
     units: float,
     *,
-    typed: bool,
+    pictures_only: bool,
 ) -> events.Succeeded | events.Unreadable:
     results = state.results
-    urls = result_urls(results) if typed else all_urls(results)
-    if urls or not (typed or results is None or results == ""):
+    urls = result_urls(results) if pictures_only else all_urls(results)
+    if urls or not (pictures_only or results is None or results == ""):
         return events.Succeeded(command, urls, results)
     error = ResultUnreadable(
         "the task succeeded, but its results name no picture."
-        if typed
+        if pictures_only
         else "the task succeeded, but it has no results.",
         raw=reply.json if state.results is None else state.results,
         task_id=task_id,

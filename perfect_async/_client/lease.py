@@ -22,7 +22,7 @@ from perfect_async._files.threads import in_thread
 from perfect_async._ledger.leases import LeaseFile, LeaseRecord
 from perfect_async._ledger.rows import LedgerUnavailable
 from perfect_async._log import LOG
-from perfect_async._runtime.spec import PLAIN, JobSpec
+from perfect_async._runtime.spec import PLAIN, InputSpec, JobSpec
 from perfect_async.errors import (
     BadAnswer,
     ConfigurationError,
@@ -131,10 +131,10 @@ class LeaseMeasurement:
 
     async def _created(self) -> str:
         """Create the task and return its id. Raises `SubmissionInDoubt` if no answer comes."""
-        source = await self._uploaded()
+        sources = await self._sources()
         command = ev.Submit(0, 0)
         try:
-            reply = await self._session.ask(tasks.creation(self._job, [source]))
+            reply = await self._session.ask(tasks.creation(self._job, sources))
             event = tasks.read_creation(command, reply)
         except (ServiceUnavailable, BadAnswer) as exc:
             if getattr(exc, "never_sent", False):
@@ -152,21 +152,29 @@ class LeaseMeasurement:
             case _:
                 raise _error_of(event)
 
-    async def _uploaded(self) -> FileId | str:
-        """Return the source of the task; a picture on this machine is uploaded first."""
-        picture = await inspect(self._job.source, type(self._job))
-        spec = JobSpec.of(self._job, picture, PLAIN)
+    async def _sources(self) -> list[FileId | str]:
+        """Return the source of each input; a picture on this machine is uploaded first."""
+        job = self._job
+        pictures = [await inspect(each.source, job) for each in job.inputs]
+        first, *more = pictures or [None]
+        # All inputs are checked before the first request.
+        spec = JobSpec.of(job, first, PLAIN, *more)
+        return [await self._source(each) for each in spec.inputs]
+
+    async def _source(self, prepared: InputSpec) -> FileId | str:
+        if prepared.source is not None:
+            return prepared.source
+        picture = prepared.picture
         if picture is None:
-            if spec.source is None:
-                raise AssertionError(spec)
-            return spec.source
-        command = ev.Register(0, (0,), None)
+            raise AssertionError(prepared)
         reply = await self._session.ask(tasks.registration([picture.facts], None))
-        event = tasks.read_registration(command, reply)
+        event = tasks.read_registration(ev.Register(0, (0,), None), reply)
         if not isinstance(event, ev.Registered):
             raise _error_of(event)
         [grant] = event.grants
-        await self._session.channel.transport.upload(grant, picture.chunks)
+        channel = self._session.channel
+        within = channel.timeouts.video if picture.is_video else None
+        await channel.transport.upload(grant, picture.chunks, within=within)
         return FileId(grant.file_id)
 
     async def _runs(self, task_id: str) -> bool | None:
@@ -193,8 +201,8 @@ class LeaseMeasurement:
             if tasks.is_unknown_task(exc):
                 return ev.TaskUnknown(command, exc)
             raise
-        feature = self._job.feature
-        return tasks.read_status(command, reply, feature=feature, task_id=task_id, units=units)
+        only = self._job.pictures_only
+        return tasks.read_status(command, reply, pictures_only=only, task_id=task_id, units=units)
 
 
 def _error_of(event: ev.Answer) -> PerfectError:

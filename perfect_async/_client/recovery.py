@@ -7,7 +7,8 @@ picture can still be read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Final
 
 import attrs
@@ -20,7 +21,7 @@ from perfect_async._runtime.handle import Channel, JobHandle
 from perfect_async._runtime.registry import JobRegistry
 from perfect_async._runtime.spec import InputSpec, JobSpec
 from perfect_async._value import Value
-from perfect_async.errors import JobRefused, RequestRefused, SourceLost, quoted
+from perfect_async.errors import JobRefused, JournalError, RequestRefused, SourceLost, quoted
 from perfect_async.models import FileId, Job, JobInput
 
 _RANK: Final = {
@@ -109,7 +110,7 @@ class Recovery:
         if snapshot is None:
             return self._follow(recovered)
         spec = self._spec(snapshot)
-        if (handle := self._resumed(snapshot, spec)) is not None:
+        if (handle := await self._resumed(snapshot, spec)) is not None:
             return handle
         try:
             spec = await self._with_pictures(snapshot, spec)
@@ -142,7 +143,7 @@ class Recovery:
         self._resumed_jobs[snapshot.job] = handle, self._spec(snapshot)
         return handle
 
-    def equal(self, spec: JobSpec) -> JobHandle | None:
+    async def equal(self, spec: JobSpec) -> JobHandle | None:
         """Resume the equal job of the former process, if any, with the picture of `spec`."""
         snapshot = self._journal.take_equal(spec.identity)
         if snapshot is None:
@@ -154,17 +155,19 @@ class Recovery:
             entry.reported()
             return None
         # Its results keep their names, and are saved in the folder of `spec`.
-        handle = self._resumed(snapshot, attrs.evolve(spec, stem=snapshot.stored.stem))
+        handle = await self._resumed(snapshot, attrs.evolve(spec, stem=snapshot.stored.stem))
         if handle is not None:
             return handle
         return self._enter(snapshot, spec)
 
-    def of_task(self, task_id: str) -> JobHandle | None:
+    async def of_task(self, task_id: str) -> JobHandle | None:
         """Resume the job of the former process with this task, if there is one."""
         snapshot = self._journal.take_task(task_id)
-        return None if snapshot is None else self._resumed(snapshot, self._spec(snapshot))
+        if snapshot is None:
+            return None
+        return await self._resumed(snapshot, self._spec(snapshot))
 
-    def _resumed(self, snapshot: JobSnapshot, spec: JobSpec) -> JobHandle | None:
+    async def _resumed(self, snapshot: JobSnapshot, spec: JobSpec) -> JobHandle | None:
         """Return a handle if the job was, or may have been, created; otherwise None."""
         entry, channel = self._journal.resume(snapshot), self._channel
         if snapshot.in_doubt:
@@ -172,8 +175,8 @@ class Recovery:
             return self._remember(snapshot, handle)
         if snapshot.saved and snapshot.task_id is not None:
             # The job is done even if the vendor no longer has its result.
-            task = snapshot.task_id, snapshot.stored.outputs
-            return self._registry.ended(channel, spec, entry, task)
+            count = await self._saved_pictures(snapshot, snapshot.task_id, spec)
+            return self._registry.ended(channel, spec, entry, (snapshot.task_id, count))
         if snapshot.task_id is not None:
             age = self._journal.now() - snapshot.since
             handle = self._registry.adopt(channel, spec, entry, (snapshot.task_id, age))
@@ -183,6 +186,22 @@ class Recovery:
             handle = self._registry.reject(channel, spec, entry, refused)
             return self._remember(snapshot, handle)
         return None
+
+    async def _saved_pictures(self, snapshot: JobSnapshot, task_id: str, spec: JobSpec) -> int:
+        """Return how many URLs the saved result of `task_id` had.
+
+        If the job does not say it, the files that were saved do. Where neither is known, the job's
+        own number is returned, and the result asks the vendor before it is read.
+        """
+        if not spec.pictures_only:
+            try:
+                results = await self._journal.writer.saved_results(spec.identity)
+            except JournalError:
+                results = {}
+            for saved in results.values():
+                if saved.task_id == task_id:
+                    return count_pictures(saved.files)
+        return snapshot.stored.outputs
 
     def _spec(self, snapshot: JobSnapshot) -> JobSpec:
         return JobSpec.restored(
@@ -218,6 +237,11 @@ class Recovery:
         if picture is None or picture.digest != stored.digest:
             raise SourceLost(f"{quoted(stored.place)} has changed since the job was entered.")
         return attrs.evolve(prepared, picture=picture)
+
+
+def count_pictures(files: Iterable[Path]) -> int:
+    """Return how many of the files of a result have a URL; a file of JSON has none."""
+    return sum(file.suffix != ".json" for file in files)
 
 
 def _files(snapshot: JobSnapshot) -> tuple[FileId, ...]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, NoReturn, Protocol, TypeAlias,
 import anyio
 import attrs
 
-from perfect_async._api.tasks import FEATURES, says_more
+from perfect_async._api.tasks import pictures_only, says_more
 from perfect_async._files import names
 from perfect_async._files.endings import has_end
 from perfect_async._files.images import HEAD, sniff
@@ -89,13 +89,17 @@ class _Memory:
 
 @attrs.frozen
 class ImagePlace:
-    """The task that a picture belongs to, and the picture's `index` among its `count` pictures."""
+    """The task that a picture belongs to, and the picture's `index` among its `count` pictures.
+
+    `pictures_only` as in `Job`: otherwise the file may be anything.
+    """
 
     session: ClientSession
     feature: str
     task_id: str
     index: int
     count: int
+    pictures_only: bool
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -130,7 +134,13 @@ class ResultImage(Value):
             raise ConfigurationError(
                 "This image does not come from a result, so it cannot be downloaded."
             )
-        downloads = _Downloads(place.session, place.feature, place.task_id, place.count)
+        downloads = _Downloads(
+            place.session,
+            place.feature,
+            place.task_id,
+            place.count,
+            pictures_only=place.pictures_only,
+        )
         work = partial(downloads.get, place.index, self, _Memory, _Memory.read)
         return await place.session.executor.call(work)
 
@@ -138,7 +148,16 @@ class ResultImage(Value):
 class _Downloads:
     """Downloads the pictures of one task, and asks for new URLs when they have expired."""
 
-    def __init__(self, session: ClientSession, feature: str, task_id: str, count: int) -> None:
+    def __init__(
+        self,
+        session: ClientSession,
+        feature: str,
+        task_id: str,
+        count: int,
+        *,
+        pictures_only: bool,
+    ) -> None:
+        self._pictures_only = pictures_only
         self._session = session
         self._feature = feature
         self._task_id = task_id
@@ -165,7 +184,9 @@ class _Downloads:
             return await self._try(await self._refresh(index), part, put)
 
     async def _refresh(self, index: int) -> ResultImage:
-        images = await self._session.refresh(self._feature, self._task_id)
+        images = await self._session.refresh(
+            self._feature, self._task_id, pictures_only=self._pictures_only
+        )
         if len(images) != self._count:
             raise BadAnswer(
                 f"task {quoted(self._task_id)} had {self._count} pictures before, and the vendor "
@@ -187,8 +208,8 @@ class _Downloads:
     async def _fetch(self, url: str, part: P, put: Callable[[P, str], T]) -> T:
         head = b""
         try:
-            # The result of a feature without a class may be a video.
-            large = self._feature not in FEATURES
+            # Anything else than a picture may be a video.
+            large = not self._pictures_only
             async with self._session.download(url, large=large) as pieces:
                 async for piece in pieces:
                     if len(head) < HEAD:
@@ -255,8 +276,12 @@ class Result(Value):
     @property
     def file_count(self) -> int:
         """The number of files that `save` writes, a file with `raw` included."""
-        more = self._feature not in FEATURES and says_more(self.raw)
+        more = not self._pictures_only and says_more(self.raw)
         return len(self.images) + (more or not self.images)
+
+    @property
+    def _pictures_only(self) -> bool:
+        return pictures_only(self._feature, self.job)
 
     async def read(self) -> list[bytes]:
         """Download the pictures into memory and return their bytes, in the order of `images`.
@@ -292,11 +317,23 @@ class Result(Value):
         """
         return await self._session.executor.call(partial(self._save_all, os.fspath(target)))
 
+    async def _known(self) -> Result:
+        """Return the result with the vendor's answer, if that is needed to know its files.
+
+        The answer is missing if a former process saved the files; it costs one request.
+        """
+        if self._pictures_only or self.raw is not None:
+            return self
+        images, raw = await self._session.answer(self._feature, self.task_id)
+        return attrs.evolve(self, images=images, raw=raw)
+
     async def _save_all(self, path: str) -> list[Path]:
         target = await in_thread(SaveTarget.of, path)
+        known = await self._known()
+        count = known.file_count
 
         def put(index: int, part: AtomicFile, kind: str) -> Path:
-            number = index + 1 if self.file_count > 1 else None
+            number = index + 1 if count > 1 else None
             if target.name is None:
                 name = names.in_folder(self._stem, self._identity, kind, number)
             else:
@@ -304,7 +341,7 @@ class Result(Value):
             part.replace(target.folder / name)
             return target.folder / name
 
-        return await self._write(target.folder, range(self.file_count), put)
+        return await known._write(target.folder, range(count), put)  # noqa: SLF001 - as `self`
 
     async def _write(self, folder: Path, wanted: Sequence[int], put: Put) -> list[Path]:
         """Download the pictures with the indices `wanted`; this is a `Write` of `_files.sets`."""
@@ -322,26 +359,36 @@ class Result(Value):
 
     async def _write_answer(self, folder: Path, put: Callable[[AtomicFile, str], Path]) -> Path:
         """Write `raw` as a file of JSON."""
-        raw = self.raw
-        if raw is None:
-            raw = await self._session.answer(self._feature, self.task_id)
         part = AtomicFile(folder)
         try:
-            await in_thread(part.write, json.dumps(raw, indent=2).encode())
+            await in_thread(part.write, json.dumps(self.raw, indent=2).encode())
             return await in_thread(put, part, "json")
         finally:
             with anyio.move_on_after(_CLEANUP, shield=True):
                 await in_thread(part.discard)
 
     async def _read_all(self) -> list[bytes]:
-        downloads = self._downloads()
+        # Without files there is nothing to ask for.
+        known = await self._known() if self.images else self
+        downloads = known._downloads()  # noqa: SLF001 - as `self`
         return [
             await downloads.get(index, image, _Memory, _Memory.read)
-            for index, image in enumerate(self.images)
+            for index, image in enumerate(known.images)
         ]
 
     def _downloads(self) -> _Downloads:
-        return _Downloads(self._session, self._feature, self.task_id, len(self.images))
+        return _Downloads(
+            self._session,
+            self._feature,
+            self.task_id,
+            len(self.images),
+            pictures_only=self._pictures_only,
+        )
+
+
+async def with_answer(result: Result) -> Result:
+    """Return `result` with the vendor's answer, if that is needed to know its files."""
+    return await result._known()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 
 
 async def save_beside(
@@ -352,14 +399,16 @@ async def save_beside(
     `former` are the files of all pictures of this task, if it was saved before. Those that still
     exist are kept, and the others are written again.
     """
-    count = pictures.count
     if former and not any(image.url for image in result.images):
         whole = await in_thread(lambda: all(path.is_file() for path in former))
         if whole:
             # The number of files is unknown until the vendor is asked again.
             return former
+    known = await with_answer(result)
     # Not a public method, since it is not for users.
-    write = partial(result._write, pictures.folder)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    write = partial(known._write, pictures.folder)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    count = known.file_count
+    pictures = attrs.evolve(pictures, count=count)
     if len(former) != count:
         return await save_set(pictures, result.task_id, write)
 

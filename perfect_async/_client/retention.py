@@ -18,7 +18,7 @@ import anyio
 import attrs
 
 from perfect_async._api.responses import same_code
-from perfect_async._client.results import Done, Failed, Outcome, save_beside
+from perfect_async._client.results import Done, Failed, Outcome, save_beside, with_answer
 from perfect_async._files import names
 from perfect_async._files.saving import prepare_folder, remove_stale_parts
 from perfect_async._files.sets import PictureSet, copy_files, save_set
@@ -217,6 +217,12 @@ class Retention:
         snapshot = handle.entry.snapshot
         if not former and snapshot is not None and snapshot.saved:
             former = await _files_by_name(outcome, handle, pictures)
+            if not former:
+                # The number of files may have been unknown.
+                result = await with_answer(outcome.result)
+                outcome = attrs.evolve(outcome, result=result)
+                pictures = _pictures(outcome, handle, folder)
+                former = await _files_by_name(outcome, handle, pictures)
         return await save_beside(outcome.result, pictures, former)
 
     async def _record(self, handle: JobHandle, outcome: Done, files: Iterable[Path]) -> None:

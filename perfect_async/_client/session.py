@@ -16,7 +16,7 @@ import attrs
 from perfect_async import events as ev
 from perfect_async._api import account, tasks
 from perfect_async._client.keys import Keys, check_former
-from perfect_async._client.recovery import RecoveredJob, Recovery
+from perfect_async._client.recovery import RecoveredJob, Recovery, count_pictures
 from perfect_async._client.results import (
     Done,
     Failed,
@@ -183,7 +183,7 @@ class ClientSession:
     async def _find_or_enter(self, spec: JobSpec) -> JobHandle:
         registry, journal = self.driver.registry, self.channel.journal
         if spec.sure and journal.writer.persistent:
-            former = registry.equal(self.channel, spec) or self.recovery.equal(spec)
+            former = registry.equal(self.channel, spec) or await self.recovery.equal(spec)
             former = former or await self._former(spec)
             if former is not None:
                 return former
@@ -260,9 +260,8 @@ class ClientSession:
             spec = attrs.evolve(spec, options=attrs.evolve(spec.options, delete=False))
         handle = JobHandle(0, spec, self.channel, unrecorded(), sources=spec.sources)
         handle.task_id, handle.files = saved.task_id, saved.files
-        # The URLs are empty and are asked for when the result is read. JSON files have no URL.
-        count = sum(file.suffix != ".json" for file in saved.files)
-        done = ev.Succeeded(ev.Poll(0, 0), ("",) * count)
+        # The URLs are empty and are asked for when the result is read.
+        done = ev.Succeeded(ev.Poll(0, 0), ("",) * count_pictures(saved.files))
         handle.end(done, 0.0, self.driver.clock.seconds())
         return handle
 
@@ -284,7 +283,7 @@ class ClientSession:
             if not available:
                 return None
             try:
-                event = await self._poll(spec.feature, task_id)
+                event = await self._poll(spec.feature, task_id, pictures_only=spec.pictures_only)
             except TaskError:
                 # The journal knows the task, but the vendor no longer has it.
                 await self.channel.journal.writer.drop(task_id)
@@ -302,7 +301,7 @@ class ClientSession:
         registry, spec = self.driver.registry, JobSpec.attached(feature, task_id)
         if (leader := registry.of_task(task_id)) is not None:
             return registry.follow(leader, attrs.evolve(leader.spec, options=JobOptions()))
-        if (former := self.recovery.of_task(task_id)) is not None:
+        if (former := await self.recovery.of_task(task_id)) is not None:
             return former
         self.driver.check()
         return registry.adopt(self.channel, spec, unrecorded(), (task_id, 0))
@@ -406,7 +405,8 @@ class ClientSession:
 
     async def status(self, feature: str, task_id: str) -> TaskStatus:
         """Ask once for the state of a task. Raises the request's failure, and `TaskExpired`."""
-        event = await self._ask_status(feature, task_id, self.ask)
+        only = tasks.pictures_only(feature, None)
+        event = await self._ask_status(feature, task_id, self.ask, pictures_only=only)
         match event:
             case ev.Succeeded():
                 return TaskStatus(task_id, "success", event.results)
@@ -464,7 +464,12 @@ class ClientSession:
             case ev.Succeeded() as event:
                 return Result(
                     str(handle.task_id),
-                    self._images(event, spec.feature, str(handle.task_id)),
+                    self._images(
+                        event,
+                        spec.feature,
+                        str(handle.task_id),
+                        pictures_only=spec.pictures_only,
+                    ),
                     feature=spec.feature,
                     stem=spec.stem,
                     identity=spec.file_identity,
@@ -515,21 +520,28 @@ class ClientSession:
         for interrupt in list(self.interrupts):
             interrupt()
 
-    async def refresh(self, feature: str, task_id: str) -> tuple[ResultImage, ...]:
+    async def refresh(
+        self, feature: str, task_id: str, *, pictures_only: bool
+    ) -> tuple[ResultImage, ...]:
         """Ask for new URLs of a finished task's pictures, in the same order; one request.
 
         Raises `TaskExpired` after a day.
         """
-        return self._images(await self._poll(feature, task_id), feature, task_id)
+        event = await self._poll(feature, task_id, pictures_only=pictures_only)
+        return self._images(event, feature, task_id, pictures_only=pictures_only)
 
-    async def answer(self, feature: str, task_id: str) -> object:
-        """Ask for the whole answer of a finished task again; one request. Raises as `refresh`."""
-        return (await self._poll(feature, task_id)).results
+    async def answer(self, feature: str, task_id: str) -> tuple[tuple[ResultImage, ...], object]:
+        """Ask for the whole answer of a finished task again; one request. Raises as `refresh`.
 
-    async def _poll(self, feature: str, task_id: str) -> ev.Succeeded:
+        Returns its files and the answer, of a task whose results may be anything.
+        """
+        event = await self._poll(feature, task_id, pictures_only=False)
+        return self._images(event, feature, task_id, pictures_only=False), event.results
+
+    async def _poll(self, feature: str, task_id: str, *, pictures_only: bool) -> ev.Succeeded:
         self._check_open()
         ask = partial(self.driver.ask, self.channel, lasting=True)
-        match await self._ask_status(feature, task_id, ask):
+        match await self._ask_status(feature, task_id, ask, pictures_only=pictures_only):
             case ev.Succeeded() as event:
                 return event
             case ev.EngineFailed() | ev.NoAnswer() | ev.Unreadable() | ev.TimedOut() as event:
@@ -542,6 +554,8 @@ class ClientSession:
         feature: str,
         task_id: str,
         ask: Callable[[tasks.Request], Awaitable[tasks.Response]],
+        *,
+        pictures_only: bool,
     ) -> ev.Answer:
         """Ask for the state of a task; one request. Raises its failure, and `TaskExpired`."""
         try:
@@ -551,8 +565,9 @@ class ClientSession:
                 raise
             gone = "the vendor no longer knows the task, so its pictures cannot be fetched."
             raise TaskExpired(gone, task_id=task_id, request_id=exc.request_id) from None
-        asked = ev.Poll(0, 0)
-        return tasks.read_status(asked, reply, feature=feature, task_id=task_id, units=0.0)
+        return tasks.read_status(
+            ev.Poll(0, 0), reply, pictures_only=pictures_only, task_id=task_id, units=0.0
+        )
 
     async def upload(self, source: Source) -> FileId:
         """Upload `source`, and return its id at the vendor. Raises `JobRefused`, or a failure."""
@@ -625,14 +640,16 @@ class ClientSession:
         self._check_open()
         return self.driver.clock.now()
 
-    def _images(self, event: ev.Succeeded, feature: str, task_id: str) -> tuple[ResultImage, ...]:
+    def _images(
+        self, event: ev.Succeeded, feature: str, task_id: str, *, pictures_only: bool
+    ) -> tuple[ResultImage, ...]:
         now, count = self.driver.clock.now(), len(event.urls)
         return tuple(
             ResultImage(
                 url,
                 # A URL that is still to be asked for counts as expired.
                 now + _URL_LIFETIME if url else now,
-                place=ImagePlace(self, feature, task_id, index, count),
+                place=ImagePlace(self, feature, task_id, index, count, pictures_only),
             )
             for index, url in enumerate(event.urls)
         )

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from perfect_async._api.tasks import FEATURES
 from perfect_async._client import settings
 from perfect_async._client.results import Done, Result
 from perfect_async._log import type_name
@@ -204,7 +203,7 @@ class Task:
                 how = f"failed: {type_name(error)}"
             case Result(images=images, duration=duration):
                 lasted = "" if duration is None else f" in {duration:.1f} s"
-                what = "picture" if tracked.handle.spec.feature in FEATURES else "file"
+                what = "picture" if tracked.handle.spec.pictures_only else "file"
                 how = f"done: {len(images)} {what}{'s' * (len(images) != 1)}{lasted}"
             case None:
                 pass

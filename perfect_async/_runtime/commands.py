@@ -101,7 +101,11 @@ async def poll(command: ev.Poll, handle: JobHandle, task_id: str) -> ev.Answer:
     spec = handle.spec
     response = await call(handle.channel, tasks.status(spec.feature, task_id))
     event = tasks.read_status(
-        command, response, feature=spec.feature, task_id=task_id, units=spec.units
+        command,
+        response,
+        pictures_only=spec.pictures_only,
+        task_id=task_id,
+        units=spec.units,
     )
     handle.emit("polled")
     if isinstance(event, ev.EngineFailed):
@@ -113,7 +117,8 @@ async def rescue(command: ev.Rescue, channel: Channel) -> ev.Answer:
     """Ask for the state of another process's task, whose poll is overdue."""
     feature, task_id = command.feature, command.task_id
     response = await call(channel, tasks.status(feature, task_id))
-    return tasks.read_status(command, response, feature=feature, task_id=task_id, units=0.0)
+    only = tasks.pictures_only(feature, None)
+    return tasks.read_status(command, response, pictures_only=only, task_id=task_id, units=0.0)
 
 
 def failure_event(command: ev.Request | ev.Upload, error: BaseException) -> ev.Answer:

@@ -10,7 +10,7 @@ from typing import Final, cast
 
 import attrs
 
-from perfect_async._api.tasks import FEATURES, mixed_inputs
+from perfect_async._api.tasks import FEATURES, mixed_inputs, pictures_only
 from perfect_async._api.urls import picture_url
 from perfect_async._files import names
 from perfect_async._files.images import ImageFile
@@ -178,6 +178,11 @@ class JobSpec(Value):
     def source_digest(self) -> str | None:
         """The SHA-256 that identifies its pictures; None with a signed URL or without pictures."""
         return joined_digest([each.source_digest for each in self.inputs])
+
+    @property
+    def pictures_only(self) -> bool:
+        """Whether its results must be pictures, see `Job`."""
+        return pictures_only(self.feature, self.job)
 
     @property
     def priced(self) -> bool:

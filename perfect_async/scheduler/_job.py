@@ -24,10 +24,14 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from perfect_async import events as ev
+from perfect_async._time import SECOND
 from perfect_async.errors import PerfectError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+UNKNOWN: Final = 120 * SECOND
+"""How long a task lasts of which nothing is documented and none has ended."""
 
 
 class IllegalEvent(Exception):

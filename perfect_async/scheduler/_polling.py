@@ -19,13 +19,11 @@ from perfect_async._time import NEVER, SECOND, SLOT
 from perfect_async.events import TaskKind
 from perfect_async.models import Polling
 from perfect_async.scheduler._admission import AdmissionController
-from perfect_async.scheduler._job import JobState, ScheduledJob
+from perfect_async.scheduler._job import UNKNOWN, JobState, ScheduledJob
 from perfect_async.scheduler._pacer import Pacer
 
 _OVERDUE: Final = 2
 """A task is long overdue after so many times its usual duration."""
-_UNKNOWN: Final = 120 * SECOND
-"""How long a task may last while no duration of its kind is known."""
 _LONGEST: Final = 60 * SECOND
 """The longest pause between two polls of a task that was announced and still runs."""
 _SOON: Final = 5 * SECOND
@@ -429,7 +427,7 @@ class WebhookPolling:
         self._wasted += job.announced > 0
         job.doubted, job.tries = False, 0
         lasted = now - self._tasks[job.ref]
-        self._ask(job, now + (pause(job) if job.announced else max(_UNKNOWN, lasted // 2)), now)
+        self._ask(job, now + (pause(job) if job.announced else max(UNKNOWN, lasted // 2)), now)
 
     def failed(self, job: ScheduledJob, at: int) -> None:
         """Poll again soon, then at growing intervals, to save the window during an outage."""
@@ -451,7 +449,7 @@ class WebhookPolling:
 
     def _lasts(self, job: ScheduledJob) -> int:
         """Return how long tasks of the same kind as that of `job` last at most."""
-        usual = _UNKNOWN if job.kind.usual is None else job.kind.usual[1]
+        usual = UNKNOWN if job.kind.usual is None else job.kind.usual[1]
         return self._longest.get(job.kind, usual)
 
     def _ask(self, job: ScheduledJob, at: int, now: int) -> None:

@@ -34,7 +34,7 @@ from perfect_async._ratelimit.timetable import RESCUE_AFTER
 from perfect_async._time import NEVER, SECOND, SLOT
 from perfect_async.errors import ConfigurationError
 from perfect_async.reports import Statistics
-from perfect_async.scheduler._job import RESPONSES, IllegalEvent, JobState
+from perfect_async.scheduler._job import RESPONSES, UNKNOWN, IllegalEvent, JobState
 from perfect_async.scheduler._state import LEAST_REQUESTS, SchedulerState
 
 if TYPE_CHECKING:
@@ -57,10 +57,6 @@ _PATIENT: Final = 15 * SECOND
 """How long a query waits before it is sent ahead of creations."""
 _KNOWN: Final = 20
 """The number of jobs that must have ended before their average cost is used."""
-
-
-_UNKNOWN: Final = 120 * SECOND
-"""The assumed duration of a task if no duration is documented and none was observed."""
 
 
 _RESCUE: Final = 5
@@ -682,4 +678,4 @@ class _Moment:
 
 def _usual(kind: ev.TaskKind) -> int:
     """Return the middle of the documented durations of `kind`, or the assumed duration."""
-    return _UNKNOWN if kind.usual is None else sum(kind.usual) // 2
+    return UNKNOWN if kind.usual is None else sum(kind.usual) // 2

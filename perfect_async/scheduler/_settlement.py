@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _BALANCE_REFUSED: Final = 60 * SECOND
 """How long no job is created after a refusal of the balance; then one job is tried again."""
 _MOST_DOUBTS: Final = 3
-"""The number of creations in a row without an answer after which creating stops for a while."""
+"""Creating stops after so many creations without an answer and none accepted between them."""
 _STOPPED: Final = 300 * SECOND
 """How long creating stops; then one creation is tried."""
 _MOST_RESULTS: Final = 10_000
@@ -160,8 +160,9 @@ class Refusals:
     def created(self, event: ev.Answer, now: int) -> PerfectError | None:
         """Count a creation that ended in `event`; return the error if creating stops now.
 
-        Each creation without an answer may be charged. Creating stops after three of them with no
-        accepted one in between.
+        Each creation without an answer may be charged, so after three of them, with none accepted
+        in between, creating stops. A refused or unsent creation between them shows nothing about
+        them, so it does not start the count anew.
         """
         if isinstance(event, ev.Accepted):
             self._doubts = self._stopped_until = 0
@@ -174,8 +175,9 @@ class Refusals:
 
     def _stopped(self) -> PerfectError:
         error = JobRefused(
-            f"Nothing was sent: {self._doubts} creations in a row had no answer, and each of them "
-            f"may be charged. Creating stops for {_STOPPED // SECOND // 60} minutes."
+            f"Nothing was sent: {self._doubts} creations without an answer and none accepted "
+            "between them; each of the unanswered ones may be charged. Creating stops for "
+            f"{_STOPPED // SECOND // 60} minutes."
         )
         # The usual hint is to correct the job, which would not help.
         vars(error)["hint"] = "Check the connection to the vendor, then run the job again."

@@ -404,3 +404,13 @@ def test_a_feature_without_a_class_is_named_by_its_path() -> None:
     assert "a" == verdict(ours)
     assert Unresolved.AMBIGUOUS is verdict(other)
     assert ("a",) == other.candidates(lambda _: False)
+
+
+@pytest.mark.parametrize("features", [FEATURES, (*FEATURES, "hair-changer")])
+def test_a_class_does_not_tell_the_action_of_a_feature(features: tuple[str, ...]) -> None:
+    """A published action may be that of a feature with another path, also if it has a class."""
+    searched = search("hair-changer", features)
+    searched.read([row("a", action="api-hair-style")])
+
+    assert {"a"} == searched.found
+    assert Unresolved.AMBIGUOUS is verdict(searched)

@@ -1,6 +1,7 @@
 """The requests of a task, and the events of their answers."""
 
 import json
+from pathlib import Path
 from typing import get_args
 from urllib.parse import unquote
 
@@ -9,14 +10,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from perfect_async import events
+from perfect_async import Client, events
 from perfect_async._api.responses import Malformed, decode
 from perfect_async._api.tasks import (
+    FEATURES,
     FileFacts,
     Request,
     Response,
     creation,
     is_unknown_task,
+    pictures_only,
     read_answer,
     read_creation,
     read_registration,
@@ -62,7 +65,16 @@ from perfect_async.events import (
     TimedOut,
     Unreadable,
 )
-from perfect_async.models import Avatar, Feature, FileId, Job, Placeholder, Smile, Source
+from perfect_async.models import (
+    Avatar,
+    Feature,
+    FileId,
+    Job,
+    Placeholder,
+    Smile,
+    Source,
+    must_be_job,
+)
 from tests.api.test_responses import json_values, replies
 
 REGISTER = Register(1, (7, 8), None)
@@ -77,7 +89,7 @@ def reply(value: object, status: int = 200, retry_after: str | None = None) -> R
 
 
 def polling(value: object, status: int = 200) -> Answer:
-    return read_status(POLL, reply(value, status), feature="ai-smile", task_id="t", units=3.0)
+    return read_status(POLL, reply(value, status), pictures_only=True, task_id="t", units=3.0)
 
 
 def body_of(call: Request) -> object:
@@ -119,7 +131,7 @@ def answers(answered: Response) -> list[tuple[events.Request, Answer]]:
     return [
         (REGISTER, read_registration(REGISTER, answered)),
         (SUBMIT, read_creation(SUBMIT, answered)),
-        (POLL, read_status(POLL, answered, feature="ai-smile", task_id="t", units=1.0)),
+        (POLL, read_status(POLL, answered, pictures_only=True, task_id="t", units=1.0)),
         (ASK, read_answer(ASK, answered)),
     ]
 
@@ -470,7 +482,7 @@ def test_an_interval_that_is_not_a_number_is_ignored(constant: bytes) -> None:
     content = b'{"data":{"task_status":"running","polling_interval":' + constant + b"}}"
 
     assert Running(POLL) == read_status(
-        POLL, Response(200, content), feature="ai-smile", task_id="t", units=1.0
+        POLL, Response(200, content), pictures_only=True, task_id="t", units=1.0
     )
 
 
@@ -648,7 +660,7 @@ def test_a_404_of_the_vendor_means_an_unknown_task(status: int, value: object) -
 def test_the_vendors_own_time_limit_is_final(status: int, content: bytes) -> None:
     """Every form of the vendor's time limit, by code or text, is `TimedOut`."""
     answer = read_status(
-        POLL, Response(status, content, "17"), feature="ai-smile", task_id="t", units=3.0
+        POLL, Response(status, content, "17"), pictures_only=True, task_id="t", units=3.0
     )
 
     assert isinstance(answer, TimedOut)
@@ -687,7 +699,7 @@ def test_asks_and_polls_agree_on_unknown_tasks(
     answered = Response(status, content)
 
     question = read_answer(ASK, answered)
-    poll = read_status(POLL, answered, feature="ai-smile", task_id="t", units=1.0)
+    poll = read_status(POLL, answered, pictures_only=True, task_id="t", units=1.0)
 
     assert (status in unknown_at) is isinstance(poll, TaskUnknown)
     unknown = isinstance(question, Refused) and is_unknown_task(question.error)
@@ -698,7 +710,7 @@ def test_a_time_limit_with_another_status_is_not_final() -> None:
     """The text of the vendor's time limit in a gateway's 504 does not end the task."""
     answered = Response(504, b"Task execution timed out")
 
-    assert NoAnswer is type(read_status(POLL, answered, feature="ai-smile", task_id="t", units=1.0))
+    assert NoAnswer is type(read_status(POLL, answered, pictures_only=True, task_id="t", units=1.0))
 
 
 @pytest.mark.parametrize(
@@ -711,7 +723,7 @@ def test_a_time_limit_with_another_status_is_not_final() -> None:
 )
 def test_a_malformed_answer_to_a_poll_is_no_answer(content: bytes) -> None:
     """A 200 without a readable status is `NoAnswer`, so the poll is repeated."""
-    answer = read_status(POLL, Response(200, content), feature="ai-smile", task_id="t", units=1.0)
+    answer = read_status(POLL, Response(200, content), pictures_only=True, task_id="t", units=1.0)
 
     assert NoAnswer is type(answer)
     assert BadAnswer is type(error_of(answer))
@@ -792,7 +804,7 @@ def test_any_reply_has_an_event(answered: Response) -> None:
     """For any status, headers and bytes, each command gets one of its events."""
     check_answer(read_registration(REGISTER, answered))
     check_answer(read_creation(SUBMIT, answered))
-    check_answer(read_status(POLL, answered, feature="ai-smile", task_id="t", units=1.0))
+    check_answer(read_status(POLL, answered, pictures_only=True, task_id="t", units=1.0))
     check_answer(read_answer(ASK, answered))
 
 
@@ -813,7 +825,7 @@ def test_any_data_has_an_event(data: dict[str, object]) -> None:
 
     check_answer(read_registration(REGISTER, answered))
     check_answer(read_creation(SUBMIT, answered))
-    check_answer(read_status(POLL, answered, feature="ai-smile", task_id="t", units=1.0))
+    check_answer(read_status(POLL, answered, pictures_only=True, task_id="t", units=1.0))
 
 
 # Features without a class.
@@ -822,7 +834,9 @@ def test_any_data_has_an_event(data: dict[str, object]) -> None:
 def answered(results: object, feature: str = "skin-analysis@v2.1") -> Answer:
     """Read a success of `feature` with `results`."""
     body = {"data": {"task_status": "success", "results": results}}
-    return read_status(POLL, reply(body), feature=feature, task_id="t", units=9.0)
+    return read_status(
+        POLL, reply(body), pictures_only=pictures_only(feature, None), task_id="t", units=9.0
+    )
 
 
 def test_a_feature_and_its_version_make_the_path() -> None:
@@ -901,3 +915,33 @@ def test_a_typed_feature_needs_pictures() -> None:
     """Scores without a picture are not a result of a typed feature."""
     assert isinstance(answered({"scores": 1}, "ai-smile"), Unreadable)
     assert isinstance(answered({"scores": 1}, "ai-studio"), Unreadable)
+
+
+def test_texts_name_every_typed_feature() -> None:
+    """Texts that cannot be derived from the table, since their modules do not know it, agree."""
+    with pytest.raises(JobRefused) as caught:
+        must_be_job(None)
+    root = Path(__file__).parents[2]
+    limits = (root / "README.md").read_text("utf-8").partition("## Limits and assumptions")[2]
+    contract = (root / "perfect_async/_api/README.md").read_text("utf-8")
+    others = contract.partition("## Other features")[2]
+    docs = (Client.run.__doc__, Client.submit.__doc__, Job.__doc__)
+    for kind in FEATURES.values():
+        assert kind.__name__ in str(caught.value)
+        assert all(f"`{kind.__name__}`" in str(text) for text in (limits, others, *docs))
+
+
+def test_a_refused_class_is_told_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message is made from the table."""
+
+    @attrs.frozen
+    class Older(Job):
+        feature = "ai-older"
+        source: Source
+        key: str | None = None
+
+    with pytest.raises(JobRefused, match="use Smile, Avatar, Studio, a subclass of them, or Feat"):
+        creation(Older("u"), ["u"])
+    monkeypatch.setitem(creation.__globals__["_PARAMETERS"], type("Grin", (Smile,), {}), {})
+    with pytest.raises(JobRefused, match="use Smile, Avatar, Studio, Grin, a subclass"):
+        creation(Older("u"), ["u"])

@@ -11,6 +11,7 @@ import pytest
 from perfect_async import (
     Client,
     ConfigurationError,
+    Feature,
     JobRefused,
     LeaseBracket,
     Polling,
@@ -21,7 +22,7 @@ from perfect_async import (
 )
 from perfect_async._files.threads import in_thread
 from perfect_async._ledger.leases import LeaseFile, LeaseRecord
-from perfect_async.sandbox import Durations, Faults, Sandbox
+from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
 from tests.support.sandboxed import FACE, KEY, STYLE, avatar, client, smiles, vendor
 
 URL = "https://yce-api-01.makeupar.com"
@@ -269,3 +270,34 @@ async def test_an_isolated_client_measures_too() -> None:
     async with Client(KEY, transport=make("flexible").transport(), isolated=True) as one:
         gaps = (0.01,)
         assert [0.01] == [found.survived async for found in one.measure_lease(avatar(1), gaps)]
+
+
+@pytest.mark.parametrize(
+    ("job", "uploads"),
+    [
+        (Feature("generative-fill", src=FACE, mask=portrait(2, size=96)), 2),
+        (Feature("generative-fill", src="https://pictures.example/1.jpg", mask=FACE), 1),
+        (Feature("text-to-image/youcam", {"model": "youcam-image-v2", "prompt": "a fox"}), 0),
+    ],
+    ids=["two pictures", "a URL and a picture", "no picture"],
+)
+async def test_a_feature_with_any_inputs_is_measured(job: Feature, uploads: int) -> None:
+    """Each picture is uploaded before the task is created."""
+    sandbox = vendor(durations={job.feature: Durations.fixed(60.0)})
+    async with client(sandbox) as c:
+        brackets = [bracket async for bracket in c.measure_lease(job, [4.0, 6.0])]
+
+    assert [4.0, 6.0] == [bracket.survived for bracket in brackets]
+    assert uploads == sandbox.ledger.requests["upload"]
+    assert 1 == sandbox.ledger.requests["task"]
+    assert [] == sandbox.ledger.violations
+
+
+async def test_a_broken_second_input_charges_nothing() -> None:
+    """All inputs are checked before the first request."""
+    sandbox = vendor()
+    async with client(sandbox) as c:
+        with pytest.raises(JobRefused, match="unknown type"):
+            await anext(c.measure_lease(Feature("generative-fill", src=FACE, mask=b"nothing")))
+
+    assert 0 == sandbox.ledger.requests.total()

@@ -67,7 +67,9 @@ class FakeSession:
     async def clean_folder(self, folder: Path) -> None:
         await checkpoint()
 
-    async def refresh(self, feature: str, task_id: str) -> tuple[ResultImage, ...]:
+    async def refresh(
+        self, feature: str, task_id: str, *, pictures_only: bool
+    ) -> tuple[ResultImage, ...]:
         self.refreshes.append((feature, task_id))
         await checkpoint()
         return self.fresh
@@ -300,9 +302,11 @@ class TestNames:
         scores = {"acne": 71, "note": "\N{SNOWMAN}"}
 
         class Answering(FakeSession):
-            async def answer(self, feature: str, task_id: str) -> object:
+            async def answer(
+                self, feature: str, task_id: str
+            ) -> tuple[tuple[ResultImage, ...], object]:
                 self.refreshes.append((feature, task_id))
-                return scores
+                return (), scores
 
         session = Answering()
         one = Result(
@@ -645,7 +649,9 @@ class TestFreshUrls:
         """`save` raises the vendor's error about the task."""
 
         class Forgetful(FakeSession):
-            async def refresh(self, feature: str, task_id: str) -> tuple[ResultImage, ...]:
+            async def refresh(
+                self, feature: str, task_id: str, *, pictures_only: bool
+            ) -> tuple[ResultImage, ...]:
                 raise TaskExpired("it is gone.", task_id=task_id)
 
         with pytest.raises(TaskExpired):
@@ -723,7 +729,7 @@ class TestRead:
         """`ResultImage.read` returns one, and asks for a new URL if its own has expired."""
         session = FakeSession(a=JPG, b=PNG, c=WEBP)
         session.fresh = (image("b"), image("c"))
-        place = results.ImagePlace(cast(ClientSession, session), "ai-smile", "task-1", 1, 2)
+        place = results.ImagePlace(cast(ClientSession, session), "ai-smile", "task-1", 1, 2, True)
 
         fresh = ResultImage("a", NOON + timedelta(hours=1), place=place)
         assert JPG == await fresh.read()

@@ -3,9 +3,11 @@
 import asyncio
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,9 +23,9 @@ from perfect_async import (
     JobRefused,
     NotSaved,
     Smile,
-    Studio,
     Unauthorized,
 )
+from perfect_async._api.tasks import FEATURES
 from perfect_async._runtime import driver as drivers
 from perfect_async.fleet import Order, Performer, make_order
 from perfect_async.sandbox import Faults, Sandbox
@@ -115,6 +117,21 @@ async def test_an_order_may_be_an_avatar_of_a_url(harness: OrderHarness) -> None
 
     assert 8 == len(answer["files"])
     assert 2.0 == answer["units"]
+
+
+@pytest.mark.parametrize("kind", FEATURES.values())
+async def test_an_order_may_be_of_any_class(harness: OrderHarness, kind: type[Job]) -> None:
+    """Each typed feature makes an order, and two deliveries buy one task."""
+    fields = {"source": harness.picture, "template_id": STYLE, "output_count": 2}
+    names = {field.name for field in attrs.fields(cast("type[attrs.AttrsInstance]", kind))}
+    make = cast("Callable[..., Job]", kind)
+    job = make(**{name: value for name, value in fields.items() if name in names})
+    order = through_json(make_order(job, harness.out))
+    first, second = await harness.perform(order), await harness.perform(order)
+
+    assert first["ok"], first
+    assert first == second
+    assert (job.outputs, 1) == (len(first["files"]), harness.created)
 
 
 async def test_a_task_that_fails_is_an_answer(tmp_path: Path) -> None:
@@ -308,13 +325,14 @@ def test_a_local_source_makes_no_order(job: Smile) -> None:
     [
         Feature("skin-analysis", src="/in/a.jpg"),
         Feature("ai-smile", src="/in/a.jpg"),
-        Studio("/in/a.jpg", STYLE),
     ],
-    ids=["path", "name of a class", "studio"],
+    ids=["path", "name of a class"],
 )
 async def test_other_features_make_no_order(job: Job, harness: OrderHarness) -> None:
     """A worker accepts only features whose fields it can check."""
-    with pytest.raises(JobRefused, match=r"for a Smile or an Avatar\."):
+    with pytest.raises(
+        JobRefused, match=r"for a Feature; it must be one of Smile, Avatar, Studio\."
+    ):
         make_order(job, "/out")
     answer = await harness.perform(harness.order(feature="skin-analysis@v2.1"))
 

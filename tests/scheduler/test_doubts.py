@@ -21,6 +21,7 @@ from perfect_async.errors import (
 from perfect_async.models import Limits, Polling
 from perfect_async.scheduler import NEVER, IllegalEvent, Scheduler
 from perfect_async.scheduler._job import JobState, ScheduledJob
+from perfect_async.scheduler._settlement import Refusals
 from tests.support.scheduler_harness import SECOND, SMILE, SchedulerHarness, grants
 
 DOWN = ServiceUnavailable("down")
@@ -46,7 +47,7 @@ def in_doubt(harness: SchedulerHarness, *refs: int) -> None:
 
 
 def test_three_doubts_stop_creating() -> None:
-    """After three creations in a row without an answer, jobs that are not sent end unsent."""
+    """After three creations without an answer, jobs that are not sent end unsent."""
     harness = SchedulerHarness()
     in_doubt(harness, 1, 2)
     third = submit(harness, 3)
@@ -62,6 +63,23 @@ def test_three_doubts_stop_creating() -> None:
         assert 0.0 == getattr(endings[ref], "units_at_stake", None)
     harness.tell(ev.JobAdded(6, SMILE, 1.0, uploads=True))
     assert isinstance(harness.settle().ending, JobRefused)
+
+
+def test_only_an_accepted_creation_starts_the_count_anew() -> None:
+    """A refused and an unsent one between the doubts do not, and the message says exactly that."""
+    refusals, command = Refusals(), ev.Submit(0, 1)
+    job = ScheduledJob(9, SMILE, 1.0, uploads=False, channel=0, state=JobState.READY)
+    silent, accepted = ev.NoAnswer(command, DOWN), ev.Accepted(command, "task")
+    for event in (silent, silent, accepted, silent, ev.NotSent(command, DOWN), silent):
+        assert None is refusals.created(event, 0)
+    assert None is refusals.created(ev.Refused(command, RequestRefused("no"), 400), 0)
+    assert None is refusals.refusal(job, 0)
+
+    assert isinstance(refusals.created(silent, 0), JobRefused)
+    error = refusals.refusal(job, 1)
+    assert isinstance(error, JobRefused)
+    assert "3 creations without an answer and none accepted between them" in error.message
+    assert "in a row" not in error.message
 
 
 def test_creating_is_tried_again() -> None:

@@ -662,21 +662,53 @@ def test_retries_end() -> None:
     assert None is harness.job.try_at
 
 
-def test_retries_are_spread_over_the_lease() -> None:
-    """Retries of polls that fail at once are spread; the last one leaves near the lease's end."""
-    harness, left = ExtraPollsHarness(), []
+def tries(harness: ExtraPollsHarness, takes: int | None) -> list[int]:
+    """When a reserved poll is tried again; each try fails after `takes` µs, or is silent (None)."""
     harness.pacer.table.keep(1, harness.cycle)
-    harness.extra_polls.left(harness.job, harness.cycle)
-    harness.extra_polls.failed(harness.job, harness.cycle)
-    while (found := first(harness.extra_polls.tries)) is not None:
-        left.append(found[0])
-        harness.job.tries += 1
-        harness.extra_polls.left(harness.job, found[0])
-        harness.extra_polls.failed(harness.job, found[0])
+    left: list[int] = []
+    at = harness.cycle
+    while True:
+        harness.extra_polls.left(harness.job, at)
+        if takes is not None:
+            harness.extra_polls.failed(harness.job, at + takes)
         harness.extra_polls.tidy()
-    assert 6 == len(left)
-    assert harness.cycle == left[0]
-    assert 9 * SECOND < left[-1] < 10 * SECOND
+        found = first(harness.extra_polls.tries)
+        if found is None:
+            return left
+        at = found[0]
+        left.append(at)
+        harness.job.tries += 1
+
+
+def test_tries_are_spread_over_the_lease() -> None:
+    """Polls that fail at once share the rest of the lease: the first leaves at once, the last late.
+
+    Each later one leaves after an equal part of what is left, 1.6 s in six parts here.
+    """
+    harness = ExtraPollsHarness()
+
+    assert [8_400_000, 8_666_666, 8_933_332, 9_199_999, 9_466_666, 9_733_333] == tries(harness, 0)
+
+
+def test_silent_tries_leave_after_the_patience() -> None:
+    """Without an answer, and none to expect after 0.3 s, another try leaves every 0.3 s."""
+    harness = ExtraPollsHarness()
+    for number in range(40):
+        harness.pacer.on_response(ev.Running(ev.Poll(100 + number, 1)), SECOND // 10, 0)
+    # The polls of tasks that run keep their places until the plan is made anew.
+    assert (8_400_000, 300_000) == (harness.cycle, harness.pacer.network.patience)
+
+    assert [8_700_000, 9_000_000, 9_300_000, 9_600_000, 9_900_000] == tries(harness, None)
+
+
+def test_silent_tries_on_an_unknown_network() -> None:
+    """Before round trips are known, two more polls fit between a reserved one and the end."""
+    assert [9_000_000, 9_600_000] == tries(ExtraPollsHarness(), None)
+
+
+def test_three_tries_fit_when_failures_take_long() -> None:
+    """Failures after 400 ms leave time for three tries, each as soon as the one before failed."""
+    assert [8_800_000, 9_200_000, 9_600_000] == tries(ExtraPollsHarness(), 400_000)
 
 
 def test_an_answer_ends_the_retries() -> None:

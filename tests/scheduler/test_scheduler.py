@@ -84,8 +84,8 @@ class Task:
 class World:
     """A driver that is awake when it should be, and a vendor whose answers `fate` decides.
 
-    `fate(command, arrives)` returns the round trip of a command in microseconds, the moment in it
-    at which the request arrives, and the answer, or None for the vendor's own answer.
+    `round_trip(command)` is how long the answer to `command` takes in microseconds, and
+    `fate(command)` is a failure instead of the vendor's answer, or None.
     """
 
     def __init__(
