@@ -84,8 +84,7 @@ def work_out(
         token=secrets.token_hex(8),
         again=again,
         fit=fit,
-        # A picture that is made to fit is identified by what is sent of it.
-        digests=None if fit else looked.digests,
+        digests=looked.digests,
     )
     refused: list[tuple[Job, PerfectError]] = [
         *((_job_of(entry, make_job), error) for entry, error in looked.refused),
@@ -93,6 +92,7 @@ def work_out(
     ]
     skipped = [*found.skipped, *looked.skipped]
     say_skipped(display, skipped, looked.equal)
+    say_there(display, plan)
     for job, error in refused:
         display.refused(job.source, error)
     order = Order(
@@ -144,6 +144,25 @@ def say_skipped(
     lines = [f"skipped: {each.message}" for each in skipped]
     _say(display, lines, "were skipped")
     _say(display, [equal_text(each) for each in equal], "are the same as others")
+
+
+def say_there(display: Display, plan: Plan) -> None:
+    """Say which results of a former run differ from what this run would buy."""
+    for number, how, other in (
+        (plan.unfitted, "as they were before", "fitted"),
+        (plan.fitted, "made to fit", "as they are"),
+    ):
+        if number:
+            were = "was" if number == 1 else "were"
+            how_one = how.replace("they were", "it was") if number == 1 else how
+            one = other.replace("they are", "it is") if number == 1 else other
+            them = "it" if number == 1 else "them"
+            display.message(f"{number} {were} bought {how_one}; --again buys {them} {one}.")
+    if plan.copies:
+        display.message(
+            f"{len(plan.copies)} of the results {'is' if len(plan.copies) == 1 else 'are'} gone; "
+            "an equal picture's is copied, for no unit."
+        )
 
 
 def _say(display: Display, lines: Sequence[str], what: str) -> None:

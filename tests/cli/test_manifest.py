@@ -48,7 +48,7 @@ def results_of(job: Job, out: Path, digits: int = 16) -> list[Path]:
 
 
 def done(job: Job, files: list[Path]) -> Done:
-    return cast("Done", SimpleNamespace(job=job, files=tuple(files)))
+    return cast("Done", SimpleNamespace(job=job, files=tuple(files), changes=()))
 
 
 def plan(out: Path, *jobs: Job, again: bool = False) -> Plan:
