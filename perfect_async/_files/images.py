@@ -388,7 +388,7 @@ def _look(
         raise PictureRefused(
             f"{name} has {_megabytes(size)}; {job_type.feature} takes less than "
             f"{_megabytes(largest)}.",
-            fittable=not fit and found not in VIDEOS,
+            fittable=not fit and found in _CONTENT_TYPES and found not in VIDEOS,
             reason="too large",
         )
     if kind is None:

@@ -95,8 +95,10 @@ def smile(
         creation got no answer can then be found in the unit history. If it is not true, another
         program's task may be taken for it, and another person's face saved as the result.
     fit
-        Convert pictures that the vendor refuses: over 4096 pixels or 10 MB, webp, gif, bmp, tiff,
-        turned by EXIF, in CMYK, or with 16 bits for a colour. The files stay as they are.
+        Convert pictures that the vendor refuses: over 4096 pixels, of 10 MiB or more, webp, gif,
+        bmp and tiff. Also those that it takes and may show wrongly: turned by EXIF, in CMYK, or
+        with 16 bits for a colour; without this option they are sent as they are, and charged. The
+        files stay as they are. What was bought without it is not bought again.
     report
         A file for a report of this run: a page with all pictures (.html), or a table (.csv).
     dry_run
@@ -199,8 +201,10 @@ def avatar(
         creation got no answer can then be found in the unit history. If it is not true, another
         program's task may be taken for it, and another person's face saved as the result.
     fit
-        Convert pictures that the vendor refuses: over 4096 pixels or 10 MB, webp, gif, bmp, tiff,
-        turned by EXIF, in CMYK, or with 16 bits for a colour. The files stay as they are.
+        Convert pictures that the vendor refuses: over 4096 pixels, of 10 MiB or more, webp, gif,
+        bmp and tiff. Also those that it takes and may show wrongly: turned by EXIF, in CMYK, or
+        with 16 bits for a colour; without this option they are sent as they are, and charged. The
+        files stay as they are. What was bought without it is not bought again.
     report
         A file for a report of this run: a page with all pictures (.html), or a table (.csv).
     dry_run

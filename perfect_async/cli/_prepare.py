@@ -100,6 +100,7 @@ def work_out(
         units=cost_of(plan.jobs, looked.digests),
         seconds=estimate_seconds(plan.jobs),
         max_units=max_units,
+        turned=sum(job.source in looked.turned for job in plan.jobs),
     )
     return Work(plan, order, refused, entries)
 
@@ -111,9 +112,8 @@ def work_of(job: Job, display: Display, *, fit: bool, max_units: float | None) -
     """
     sources = [each.source for each in job.inputs]
     local = [Entry(source) for source in sources if isinstance(source, Path | str)]
-    refused: list[tuple[Job, PerfectError]] = [
-        (job, error) for _, error in look_at_all(local, type(job), fit=fit).refused
-    ]
+    looked = look_at_all(local, type(job), fit=fit)
+    refused: list[tuple[Job, PerfectError]] = [(job, error) for _, error in looked.refused]
     for _, error in refused:
         display.refused(job.source, error)
     jobs = [] if refused else [job]
@@ -123,6 +123,7 @@ def work_of(job: Job, display: Display, *, fit: bool, max_units: float | None) -
         seconds=None,
         max_units=max_units,
         priced=job.priced,
+        turned=len(looked.turned),
     )
     return Work(Plan(jobs, [], []), order, refused[:1], [])
 

@@ -36,6 +36,9 @@ _UNKNOWN_PATH: Final = 404
 # Reasons that mean a wrong path or URL; nothing is wrong with the picture.
 _CHECK_PATH: Final = frozenset({"missing", "no path", "no usable URL", "folder"})
 
+# Reasons for which a file cannot be converted either.
+_NO_PICTURE: Final = frozenset({"no picture", "0 bytes", "damaged", "too narrow", "zip", "pdf"})
+
 # What an engine's code means (contract: Engine codes), for people.
 _CODES: Final = {
     "error_no_face": "no face was found",
@@ -132,6 +135,8 @@ def hint_of(error: PerfectError) -> str:
         )
     if isinstance(error, PictureRefused) and error.reason in _CHECK_PATH:
         return "Nothing was sent; correct its path or URL."
+    if isinstance(error, PictureRefused) and error.reason in _NO_PICTURE:
+        return "Nothing was sent; use another picture."
     return in_terminal_terms(error.hint)
 
 

@@ -534,6 +534,7 @@ def test_what_was_bought_without_fit_is_there(  # noqa: PLR0917 - a table of cas
     sandbox = use_sandbox(monkeypatch)
     turn("0.jpg", "1.jpg")
 
+    Path("in/fake.jpg").write_text("no picture", encoding="utf-8")
     assert 0 == cli.main(["smile", "in", *first])
     paths = set(capsys.readouterr().out.splitlines())
     advance_start(monkeypatch, 100)
@@ -542,7 +543,7 @@ def test_what_was_bought_without_fit_is_there(  # noqa: PLR0917 - a table of cas
         out, err = capsys.readouterr()
         assert paths == set(out.splitlines())
         assert message in err
-        assert "3 already there" in err
+        assert "3 already there, 1 skipped" in err
     assert 3 == sandbox.ledger.units_charged
 
     assert 0 == cli.main(["smile", "in", *second, "--again"])
