@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json as json_
 import os
-import sys
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -571,11 +570,6 @@ def sandbox(
         other = "; pass another --port" if exc.errno == errno.EADDRINUSE else ""
         raise ConfigurationError(f"cannot listen on {host} port {port}: {reason}{other}.") from exc
     _forget_ledgers(port, host)
-    print(
-        f"In another terminal: YOUCAM_BASE_URL=http://{host}:{port} YOUCAM_API_KEY=anything "
-        "perfect-async smile PICTURES",
-        file=sys.stderr,
-    )
     run(
         host=host,
         port=port,
