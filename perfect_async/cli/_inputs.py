@@ -59,12 +59,14 @@ _TYPES: Final = {
 class Entry:
     """A picture to work on: `named` itself, or found in a folder or by a pattern.
 
-    `key` is the job's own identity, where a list gives one.
+    `key` is the job's own identity, where a list gives one. `problem` says what is wrong with the
+    path of a file that is not there.
     """
 
     picture: Picture
     key: str | None = None
     named: bool = True
+    problem: str | None = None
 
 
 @attrs.frozen
@@ -102,8 +104,15 @@ def find_pictures(
     *,
     fit: bool = False,
 ) -> list[Picture]:
-    """Return the pictures to work on of those that `search` finds."""
-    return search(arguments, formats, results, fit=fit).pictures
+    """Return the pictures to work on of those that `search` finds.
+
+    Raises `ConfigurationError` as that does, and where a file is not there.
+    """
+    found = search(arguments, formats, results, fit=fit)
+    problems = [entry.problem for entry in found.entries if entry.problem is not None]
+    if problems:
+        raise ConfigurationError(problems[0])
+    return found.pictures
 
 
 def search(
@@ -120,8 +129,9 @@ def search(
     with a suffix of `formats`, sorted, without hidden ones. `**` does not look into the folder
     `results`, unless the pattern begins there. With `fit` other types count as well, which are made
     to fit. "-" and CSV files are lists (`read_list`). A picture of another type in a folder, and a
-    link to nothing, are skipped.
-    Raises `ConfigurationError` for an argument that names no picture.
+    link to nothing, are skipped. A file that is named and is not there is an entry with a problem.
+    Raises `ConfigurationError` for a folder or pattern that has no picture, and where none of the
+    files is there.
     """
     if fit:
         formats = (*formats, *_FITTED)
@@ -143,6 +153,9 @@ def search(
         skipped |= {each.picture: each for each in found.skipped}
     if not entries:
         raise ConfigurationError("no picture is named: give files, folders, patterns or URLs.")
+    problems = [entry.problem for entry in entries.values()]
+    if problems[0] is not None and all(problems):
+        raise ConfigurationError(problems[0])
     named = {entry.picture for entry in entries.values()}
     left = [each for each in skipped.values() if each.picture not in named]
     return Found(list(entries.values()), left)
@@ -163,9 +176,11 @@ def _expand(argument: str, formats: Sequence[str], results: Path | None) -> Foun
     if path.exists():
         return Found([Entry(path)], [])
     if path.is_symlink():
-        raise ConfigurationError(f"{quoted(argument)} is a link to a file that is not there.")
+        problem = f"{quoted(argument)} is a link to a file that is not there."
+        return Found([Entry(path, problem=problem)], [])
     if not glob.has_magic(argument):
-        raise ConfigurationError(f"there is no file or folder {quoted(argument)}{_similar(path)}")
+        problem = f"there is no file or folder {quoted(argument)}{_similar(path)}"
+        return Found([Entry(path, problem=problem)], [])
     deep = "**" in path.parts
     matches: Iterator[Path] = (Path(match) for match in glob.iglob(str(path), recursive=deep))  # noqa: PTH207 - Path.glob takes no absolute pattern
     if deep and results is not None and not _is_below(_beginning(path), results):

@@ -106,6 +106,8 @@ def _look(
 ) -> tuple[str | PictureRefused | None, bool]:
     """Return the digest of a picture or why it is refused, and whether EXIF turns it."""
     picture = entry.picture
+    if entry.problem is not None:
+        return PictureRefused(entry.problem, reason="missing"), False
     try:
         found = look_at(picture, job_type)
     except PictureRefused as exc:

@@ -75,6 +75,25 @@ def test_one_that_was_named_cannot_be_sent(
     )
 
 
+def test_some_that_were_named_are_not_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mistyped name and a broken link have failed, each; the others are sent: status 1."""
+    sandbox = use_sandbox(monkeypatch)
+    Path("in/link.jpg").symlink_to("nowhere")
+
+    assert 1 == cli.main(["smile", "in/0.jpg", "in/00.jpg", "in/link.jpg", "in/1.jpg"])
+    err = capsys.readouterr().err
+    assert "cannot be sent: there is no file or folder 'in/00.jpg'; did you mean 'in/0.jpg'?" in err
+    assert "cannot be sent: 'in/link.jpg' is a link to a file that is not there." in err
+    assert "2 to send, 2 that cannot be sent, 2 units" in err
+    assert "2 done, 2 failed, 2 units" in err
+    assert 2 == sandbox.ledger.units_charged
+
+    assert 2 == cli.main(["smile", "in/00.jpg", "in/link.jpg"])
+    assert "perfect-async: there is no file or folder 'in/00.jpg'" in capsys.readouterr().err
+
+
 def test_all_that_was_named_cannot_be_sent(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
