@@ -33,7 +33,7 @@ _HELP: Final = (
     "Perfect Corp's YouCam API in bulk; no task is bought that cannot be kept alive.\n\n"
     "The variable YOUCAM_API_KEY or --api-key-file holds the API key, and YOUCAM_BASE_URL another "
     "host. `demo` shows everything without a key, and `doctor` finds what is wrong. Exit status: 0 "
-    "all done, 1 some failed, 2 usage or configuration."
+    "all done, there or skipped, 1 some failed or were not sent, 2 usage or configuration."
 )
 
 _SHORT: Final = {"yes": "-y", "quiet": "-q", "verbose": "-v"}

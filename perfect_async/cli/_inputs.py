@@ -80,10 +80,16 @@ class Skipped:
 
 @attrs.frozen
 class Found:
-    """What a command line names: the pictures to work on, and those that were skipped."""
+    """What a command line names: the pictures to work on, and those that were skipped.
+
+    `nothing` says why there is none to work on. `folders` are named, and have subfolders that are
+    not searched: their numbers.
+    """
 
     entries: list[Entry]
     skipped: list[Skipped]
+    nothing: str = ""
+    folders: dict[str, int] = attrs.field(factory=dict[str, int])
 
     @property
     def pictures(self) -> list[Picture]:
@@ -137,6 +143,7 @@ def search(
         formats = (*formats, *_FITTED)
     entries: dict[tuple[str, str | None], Entry] = {}
     skipped: dict[Path, Skipped] = {}
+    folders: dict[str, int] = {}
     for argument in arguments:
         try:
             found = _expand(argument, formats, results)
@@ -151,6 +158,7 @@ def search(
             if entry.named and not former.named:
                 entries[place, entry.key] = attrs.evolve(former, named=True)
         skipped |= {each.picture: each for each in found.skipped}
+        folders |= found.folders
     if not entries:
         raise ConfigurationError("no picture is named: give files, folders, patterns or URLs.")
     problems = [entry.problem for entry in entries.values()]
@@ -158,7 +166,7 @@ def search(
         raise ConfigurationError(problems[0])
     named = {entry.picture for entry in entries.values()}
     left = [each for each in skipped.values() if each.picture not in named]
-    return Found(list(entries.values()), left)
+    return Found(list(entries.values()), left, folders=folders)
 
 
 def _expand(argument: str, formats: Sequence[str], results: Path | None) -> Found:
@@ -172,7 +180,7 @@ def _expand(argument: str, formats: Sequence[str], results: Path | None) -> Foun
         raise ConfigurationError(f"{quoted(argument)} names no file.")
     path = Path(argument).expanduser()
     if path.is_dir():
-        return _only_pictures(argument, path.iterdir(), formats)
+        return _only_pictures(argument, path.iterdir(), formats, results)
     if path.exists():
         return Found([Entry(path)], [])
     if path.is_symlink():
@@ -185,7 +193,7 @@ def _expand(argument: str, formats: Sequence[str], results: Path | None) -> Foun
     matches: Iterator[Path] = (Path(match) for match in glob.iglob(str(path), recursive=deep))  # noqa: PTH207 - Path.glob takes no absolute pattern
     if deep and results is not None and not _is_below(_beginning(path), results):
         matches = (match for match in matches if not _is_below(match, results))
-    return _only_pictures(argument, matches, formats)
+    return _only_pictures(argument, matches, formats, results)
 
 
 def _similar(path: Path) -> str:
@@ -215,23 +223,25 @@ def _is_below(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
-def _only_pictures(argument: str, paths: Iterable[Path], formats: Sequence[str]) -> Found:
+def _only_pictures(
+    argument: str, paths: Iterable[Path], formats: Sequence[str], results: Path | None
+) -> Found:
     """Return the pictures among `paths`, sorted; raise where there is none that can be sent."""
     suffixes = tuple(suffix for name in formats for suffix in _SUFFIXES[name])
     found = Found([], [])
-    deeper = False
+    deeper = 0
     for path in sorted(paths):
         kind = _TYPES.get(path.suffix.lower())
-        deeper = deeper or path.is_dir()
-        if kind is None or path.name.startswith(".") or path.is_dir():
+        if path.name.startswith("."):
             continue
-        if path.is_symlink() and not path.exists():
-            message = f"{quoted(path)} is a link to a file that is not there."
-            found.skipped.append(Skipped(path, "broken link", message))
-        elif kind not in formats:
-            fitting = "; --fit makes it fit" if kind in _FITTED else ""
-            message = f"{quoted(path)} is {kind}; {', '.join(formats)} can be sent{fitting}."
-            found.skipped.append(Skipped(path, kind, message))
+        if path.is_dir():
+            # Results may be below the folder of pictures, and are none.
+            deeper += results is None or not _is_below(path, results)
+            continue
+        if kind is None:
+            continue
+        if (skipped := _why_skipped(path, kind, formats)) is not None:
+            found.skipped.append(skipped)
         elif path.is_file():
             found.entries.append(Entry(path, named=False))
     if not found.entries:
@@ -245,4 +255,17 @@ def _only_pictures(argument: str, paths: Iterable[Path], formats: Sequence[str])
         raise ConfigurationError(
             f"{quoted(argument)} {has} no picture ({', '.join(suffixes)}){there}{fitting}."
         )
+    if deeper and not glob.has_magic(argument):
+        found.folders[argument] = deeper
     return found
+
+
+def _why_skipped(path: Path, kind: str, formats: Sequence[str]) -> Skipped | None:
+    if path.is_symlink() and not path.exists():
+        message = f"{quoted(path)} is a link to a file that is not there."
+        return Skipped(path, "broken link", message)
+    if kind not in formats:
+        fitting = "; --fit makes it fit" if kind in _FITTED else ""
+        message = f"{quoted(path)} is {kind}; {', '.join(formats)} can be sent{fitting}."
+        return Skipped(path, kind, message)
+    return None

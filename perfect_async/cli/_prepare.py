@@ -9,7 +9,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar, cast
@@ -21,7 +21,7 @@ from perfect_async.cli._inputs import Entry, Found, Picture, Skipped
 from perfect_async.cli._manifest import Manifest, Plan, leave_out_results
 from perfect_async.cli._outage import Outage
 from perfect_async.cli._plan import Order, cost_of, equal_text, estimate_seconds, look_at_all
-from perfect_async.errors import ApiError, ConfigurationError, PerfectError, Unauthorized
+from perfect_async.errors import ApiError, ConfigurationError, PerfectError, Unauthorized, quoted
 from perfect_async.models import Job, Smile
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def work_out(
     ]
     skipped = [*found.skipped, *looked.skipped]
     say_skipped(display, skipped, looked.equal)
+    say_folders(display, found.folders)
     say_there(display, plan)
     for job, error in refused:
         display.refused(job.source, error)
@@ -145,6 +146,14 @@ def say_skipped(
     lines = [f"skipped: {each.message}" for each in skipped]
     _say(display, lines, "were skipped")
     _say(display, [equal_text(each) for each in equal], "are the same as others")
+
+
+def say_folders(display: Display, folders: Mapping[str, int]) -> None:
+    """Name the folders that have subfolders, which are not searched."""
+    for folder, number in folders.items():
+        are = "1 subfolder is" if number == 1 else f"{number} subfolders are"
+        pattern = quoted(str(Path(folder, "**", "*")))
+        display.message(f"{are} not searched: use {pattern} for all of {quoted(folder)}.")
 
 
 def say_there(display: Display, plan: Plan) -> None:

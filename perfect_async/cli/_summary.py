@@ -92,6 +92,13 @@ def _is_unknown_path(error: PerfectError) -> bool:
     return isinstance(error, RequestRefused) and error.status == _UNKNOWN_PATH
 
 
+def may_succeed(error: PerfectError) -> bool:
+    """Return whether the same command may have success with the picture another time."""
+    if isinstance(error, PictureRefused):
+        return error.reason == "changing"
+    return not isinstance(error, RequestRefused) and not _is_unknown_style(error)
+
+
 def cause_of(error: PerfectError) -> tuple[object, ...]:
     """Return what is equal for errors of one cause."""
     match error:
