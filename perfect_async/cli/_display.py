@@ -412,7 +412,9 @@ class Display:
         """Print the failures, and one line about the whole run, saved in the folder `where`."""
         found = causes(summary.failures)
         # A single picture that cannot be sent was named with its cause before the run.
-        found = [one for one in found if len(one.sources) > 1 or one.sources[0] not in self._named]
+        found = [
+            one for one in found if len(one.sources) > 1 or self._named.isdisjoint(one.sources)
+        ]
         for cause in found[:_MOST_CAUSES]:
             for line in cause.lines(whole=self.verbose):
                 self.error(line)
