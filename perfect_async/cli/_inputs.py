@@ -83,13 +83,13 @@ class Found:
     """What a command line names: the pictures to work on, and those that were skipped.
 
     `nothing` says why there is none to work on. `folders` are named, and have subfolders that are
-    not searched: their numbers.
+    not searched, and files that are no pictures: the numbers of both.
     """
 
     entries: list[Entry]
     skipped: list[Skipped]
     nothing: str = ""
-    folders: dict[str, int] = attrs.field(factory=dict[str, int])
+    folders: dict[str, tuple[int, int]] = attrs.field(factory=dict[str, tuple[int, int]])
 
     @property
     def pictures(self) -> list[Picture]:
@@ -143,7 +143,7 @@ def search(
         formats = (*formats, *_FITTED)
     entries: dict[tuple[str, str | None], Entry] = {}
     skipped: dict[Path, Skipped] = {}
-    folders: dict[str, int] = {}
+    folders: dict[str, tuple[int, int]] = {}
     for argument in arguments:
         try:
             found = _expand(argument, formats, results)
@@ -229,7 +229,7 @@ def _only_pictures(
     """Return the pictures among `paths`, sorted; raise where there is none that can be sent."""
     suffixes = tuple(suffix for name in formats for suffix in _SUFFIXES[name])
     found = Found([], [])
-    deeper = 0
+    deeper = others = 0
     for path in sorted(paths):
         kind = _TYPES.get(path.suffix.lower())
         if path.name.startswith("."):
@@ -239,8 +239,8 @@ def _only_pictures(
             deeper += results is None or not _is_below(path, results)
             continue
         if kind is None:
-            continue
-        if (skipped := _why_skipped(path, kind, formats)) is not None:
+            others += 1
+        elif (skipped := _why_skipped(path, kind, formats)) is not None:
             found.skipped.append(skipped)
         elif path.is_file():
             found.entries.append(Entry(path, named=False))
@@ -255,8 +255,8 @@ def _only_pictures(
         raise ConfigurationError(
             f"{quoted(argument)} {has} no picture ({', '.join(suffixes)}){there}{fitting}."
         )
-    if deeper and not glob.has_magic(argument):
-        found.folders[argument] = deeper
+    if (deeper or others) and not glob.has_magic(argument):
+        found.folders[argument] = (deeper, others)
     return found
 
 

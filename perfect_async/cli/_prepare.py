@@ -148,12 +148,18 @@ def say_skipped(
     _say(display, [equal_text(each) for each in equal], "are the same as others")
 
 
-def say_folders(display: Display, folders: Mapping[str, int]) -> None:
-    """Name the folders that have subfolders, which are not searched."""
-    for folder, number in folders.items():
-        are = "1 subfolder is" if number == 1 else f"{number} subfolders are"
-        pattern = quoted(str(Path(folder, "**", "*")))
-        display.message(f"{are} not searched: use {pattern} for all of {quoted(folder)}.")
+def say_folders(display: Display, folders: Mapping[str, tuple[int, int]]) -> None:
+    """Say what folders hold that is not looked at: subfolders, and files that are no pictures."""
+    for folder, (deeper, others) in folders.items():
+        parts: list[str] = []
+        if deeper:
+            are = "1 subfolder is" if deeper == 1 else f"{deeper} subfolders are"
+            pattern = quoted(str(Path(folder, "**", "*")))
+            parts.append(f"{are} not searched: use {pattern}")
+        if others:
+            are = "1 file is no picture" if others == 1 else f"{others} files are no pictures"
+            parts.append(f"{are} by the name")
+        display.message(f"{quoted(folder)}: {'; '.join(parts)}.")
 
 
 def say_there(display: Display, plan: Plan) -> None:

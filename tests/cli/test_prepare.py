@@ -423,9 +423,10 @@ def test_subfolders_are_named(
     use_sandbox(monkeypatch)
     for name in ("in/2025/a", "in/2026", "in/.cache", "in/out"):
         Path(name).mkdir(parents=True)
+    Path("in/notes.txt").touch()
 
     assert 0 == cli.main(["smile", "in", "--out", "in/out"])
-    line = "2 subfolders are not searched: use 'in/**/*' for all of 'in'."
+    line = "'in': 2 subfolders are not searched: use 'in/**/*'; 1 file is no picture by the name."
     assert 1 == capsys.readouterr().err.count(line)
     assert 0 == cli.main(["smile", "in/**/*", "--out", "in/out"])
     assert "searched" not in capsys.readouterr().err
