@@ -130,10 +130,10 @@ class Run:
     """What came of it; `tasks`, `lost` and `refused` are of the warm-up, too."""
 
     ratio: float
-    makespan: float
     tasks: int
     lost: int
     refused: int
+    makespan: float = 0.0
 
 
 def one(case: Case) -> Run:
@@ -148,7 +148,7 @@ def one(case: Case) -> Run:
         slowdown=load.slowdown and load.slowdown(rng),
     )
     tasks = outcome.done + outcome.lost
-    return Run(outcome.ratio, outcome.makespan, tasks, outcome.lost, outcome.refused)
+    return Run(outcome.ratio, tasks, outcome.lost, outcome.refused, outcome.makespan)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ The command line uses it to look for results without a client and without a jour
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -18,7 +19,7 @@ import attrs
 from perfect_async._api.urls import picture_url
 from perfect_async._files import names
 from perfect_async._files.images import fitted, look_at_file
-from perfect_async._files.saving import prepare_folder
+from perfect_async._files.saving import AtomicFile, prepare_folder
 from perfect_async._runtime.spec import name_identity
 from perfect_async.errors import PictureRefused, quoted
 from perfect_async.models import Job, Smile
@@ -26,18 +27,23 @@ from perfect_async.models import Job, Smile
 __all__ = [
     "DIGITS",
     "ResultName",
+    "copy_result",
+    "copy_target",
     "digits_of",
     "former_names",
     "former_stem",
     "job_identity",
     "look_at",
     "numbers_of",
+    "original_identity",
     "prepare_folder",
     "result_stem",
 ]
 
 DIGITS: Final = names.DIGITS
 """How many hex digits of a job's identity a file name has; former versions wrote 8."""
+
+_PIECE: Final = 1024 * 1024
 
 _RESULT: Final = re.compile(
     rf"(.+)-([0-9a-f]{{{DIGITS}}}|[0-9a-f]{{8}})(?:-([0-9]{{1,3}}))?"
@@ -125,6 +131,42 @@ def job_identity(job: Job, *, fit: bool = False, digest: str | None = None) -> s
         return name_identity(job, digest)
     digest = _digest(Path(cast("Path", job.source)), type(job), fit=fit)
     return None if digest is None else name_identity(job, digest)
+
+
+def original_identity(job: Job, digest: str | None = None) -> str | None:
+    """Return the identity of a job of a file as it is on the disk, whether it can be sent or not.
+
+    `digest` is as in `job_identity`. None if the file cannot be read.
+    """
+    if digest is None:
+        path = Path(cast("Path", job.source))
+        with suppress(OSError, ValueError), open(path, "rb", opener=_open_at_once) as file:
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return None if digest is None else name_identity(job, digest)
+
+
+def copy_target(job: Job, identity: str, result: Path, number: int) -> Path:
+    """Return the path, beside `result`, of the result of a job whose picture is equal."""
+    kind = result.suffix.removeprefix(".")
+    return result.with_name(names.in_folder(names.stem(job), identity, kind, number or None))
+
+
+def copy_result(result: Path, target: Path) -> None:
+    """Copy a result to `target` in the same folder, which exists whole or not at all.
+
+    Raises `OSError`, also where another file is there, which stays.
+    """
+    part = AtomicFile(result.parent)
+    try:
+        with result.open("rb") as file:
+            while piece := file.read(_PIECE):
+                part.write(piece)
+        part.put(target)
+        if not part.is_at(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    finally:
+        part.discard()
 
 
 def _digest(path: Path, job_type: type[Job], *, fit: bool) -> str | None:

@@ -63,6 +63,8 @@ def key_flaw(key: str | None) -> str | None:
         problem = "is empty" if key == "" else "is missing"
     elif key[0] in QUOTES or key[-1] in QUOTES:
         problem = "stands in quotes, which are no part of it"
+    elif not key.strip(".\u2026"):
+        problem = 'is "...", which stands for a key in examples'
     elif key.lower().startswith("bearer "):
         problem = 'starts with "Bearer ", which the client adds itself'
     elif not key.isascii() or not key.isprintable() or " " in key:

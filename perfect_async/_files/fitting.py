@@ -121,7 +121,7 @@ def _fit(image: Image.Image, head: bytes, size: int, job_type: Job | type[Job]) 
         "16 bits for a colour made 8": deep or image.mode.startswith("I"),
         f"{image.mode} made {plain.mode}": image.mode in {"CMYK", "YCbCr", "LAB", "HSV"},
         f"{_text(whole)} made {_text(plain.size)}": plain.size != whole,
-        f"{_megabytes(size)} made {_megabytes(len(data))}": size >= job_type.largest,
+        f"{_mebibytes(size)} made {_mebibytes(len(data))}": size >= job_type.largest,
     }
     return Fitted(data, tuple(change for change, made in changes.items() if made))
 
@@ -189,5 +189,5 @@ def _text(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]} px"
 
 
-def _megabytes(size: int) -> str:
-    return f"{size / 1024**2:,.1f} MB"
+def _mebibytes(size: int) -> str:
+    return f"{size / 1024**2:,.1f} MiB"

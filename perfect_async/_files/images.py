@@ -386,9 +386,9 @@ def _look(
     largest = job_type.largest_video if kind in VIDEOS else job_type.largest
     if size >= largest:
         raise PictureRefused(
-            f"{name} has {_megabytes(size)}; {job_type.feature} takes less than "
-            f"{_megabytes(largest)}.",
-            fittable=not fit and found not in VIDEOS,
+            f"{name} has {_mebibytes(size)}; {job_type.feature} takes less than "
+            f"{_mebibytes(largest)}.",
+            fittable=not fit and found in _CONTENT_TYPES and found not in VIDEOS,
             reason="too large",
         )
     if kind is None:
@@ -426,8 +426,8 @@ def _look(
     return ImageFile(facts, digest, kind, width, height, source)
 
 
-def _megabytes(size: int) -> str:
-    return f"{size / 1024**2:,.1f} MB"
+def _mebibytes(size: int) -> str:
+    return f"{size / 1024**2:,.1f} MiB"
 
 
 def _taken(found: str | None, job_type: Job | type[Job]) -> Kind | None:

@@ -6,6 +6,7 @@ and 129 ended by SIGTERM and SIGHUP.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -26,13 +27,13 @@ from perfect_async.cli._output import (
 from perfect_async.cli._runner import FAILED, USAGE, missing_extra, signal_status
 from perfect_async.cli._summary import hint_of, message_of
 from perfect_async.cli._wording import in_terminal_terms, usage_text
-from perfect_async.errors import ConfigurationError, JobRefused, PerfectError, Unauthorized
+from perfect_async.errors import ConfigurationError, JobRefused, PerfectError, Unauthorized, quoted
 
 _HELP: Final = (
     "Perfect Corp's YouCam API in bulk; no task is bought that cannot be kept alive.\n\n"
     "The variable YOUCAM_API_KEY or --api-key-file holds the API key, and YOUCAM_BASE_URL another "
     "host. `demo` shows everything without a key, and `doctor` finds what is wrong. Exit status: 0 "
-    "all done, 1 some failed, 2 usage or configuration."
+    "all done, there or skipped, 1 some failed or were not sent, 2 usage or configuration."
 )
 
 _SHORT: Final = {"yes": "-y", "quiet": "-q", "verbose": "-v"}
@@ -96,7 +97,10 @@ def _run(arguments: Sequence[str]) -> int:
             result_action="return_value",
         )
     except CycloptsError as exc:
-        print_error(f"{usage_text(str(exc))} See {help_of(arguments, names)}.")
+        print_error(
+            f"{usage_text(str(exc))}{_file_like_an_option(arguments)} "
+            f"See {help_of(arguments, names)}."
+        )
         return USAGE
     except ImportError as exc:
         print_error(missing_extra(exc))
@@ -111,6 +115,20 @@ def _run(arguments: Sequence[str]) -> int:
         print_error(str(exc))
         return FAILED
     return status if isinstance(status, int) else 0
+
+
+def _file_like_an_option(arguments: Sequence[str]) -> str:
+    """Return a sentence about a file whose name begins like an option, "" if there is none."""
+    for argument in arguments:
+        if argument == "--":
+            break
+        if argument.startswith("-") and os.path.lexists(argument):
+            here = f".{os.sep}{argument}"
+            return (
+                f" There is a file {quoted(argument)}: write {quoted(here)}, or put -- after all "
+                "options."
+            )
+    return ""
 
 
 def _error_text(error: PerfectError) -> str:

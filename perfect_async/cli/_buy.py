@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 import attrs
 
 from perfect_async.cli import _runner
-from perfect_async.cli._inputs import Found, Picture, search
+from perfect_async.cli._inputs import Entry, Found, Picture, search
 from perfect_async.cli._output import print_error
 from perfect_async.cli._wording import in_terminal_terms
 from perfect_async.errors import ConfigurationError, quoted
@@ -67,9 +67,14 @@ def find_or_failed(
     if not failed:
         return search(pictures or [], formats, out, fit=fit)
     entries = read_failed(out)
-    if pictures:
-        entries = only_failed(search(pictures, formats, out, fit=fit).entries, entries)
-    return Found(entries, [])
+    why = f"No failed picture is recorded in {out}"
+    if pictures and entries:
+        found = search(pictures, formats, out, fit=fit)
+        # One that was skipped in a folder failed where it was named itself.
+        named = [*found.entries, *(Entry(each.picture) for each in found.skipped)]
+        entries = [attrs.evolve(each, named=True) for each in only_failed(named, entries)]
+        why = f"None of the pictures that failed last into {out} is named"
+    return Found(entries, [], f"{why}: nothing is to be sent again.")
 
 
 def buy_pictures(found: Found, make_job: Callable[[Picture], Job], options: Options) -> int:
@@ -80,9 +85,7 @@ def buy_pictures(found: Found, make_job: Callable[[Picture], Job], options: Opti
 
     display = _display(options)
     if not found.entries:
-        display.message(
-            f"No failed picture is recorded in {options.out}: nothing is to be sent again."
-        )
+        display.message(found.nothing)
         return 0
     check_report(options.report)
     # Wrong options of the job are refused before the folder is made.
@@ -214,6 +217,7 @@ def _carry_out(
     except Declined:
         display.message("Nothing was sent.")
         return None
+    summary = attrs.evolve(summary, skipped=len(work.order.skipped))
     display.close(summary, options.out)
     return summary
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json as json_
 import os
-import sys
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -95,8 +94,10 @@ def smile(
         creation got no answer can then be found in the unit history. If it is not true, another
         program's task may be taken for it, and another person's face saved as the result.
     fit
-        Convert pictures that the vendor refuses: over 4096 pixels or 10 MB, webp, gif, bmp, tiff,
-        turned by EXIF, in CMYK, or with 16 bits for a colour. The files stay as they are.
+        Convert pictures that the vendor refuses: over 4096 pixels, of 10 MiB or more, webp, gif,
+        bmp and tiff. Also those that it takes and may show wrongly: turned by EXIF, in CMYK, or
+        with 16 bits for a colour; without this option they are sent as they are, and charged. The
+        files stay as they are. What was bought without it is not bought again.
     report
         A file for a report of this run: a page with all pictures (.html), or a table (.csv).
     dry_run
@@ -199,8 +200,10 @@ def avatar(
         creation got no answer can then be found in the unit history. If it is not true, another
         program's task may be taken for it, and another person's face saved as the result.
     fit
-        Convert pictures that the vendor refuses: over 4096 pixels or 10 MB, webp, gif, bmp, tiff,
-        turned by EXIF, in CMYK, or with 16 bits for a colour. The files stay as they are.
+        Convert pictures that the vendor refuses: over 4096 pixels, of 10 MiB or more, webp, gif,
+        bmp and tiff. Also those that it takes and may show wrongly: turned by EXIF, in CMYK, or
+        with 16 bits for a colour; without this option they are sent as they are, and charged. The
+        files stay as they are. What was bought without it is not bought again.
     report
         A file for a report of this run: a page with all pictures (.html), or a table (.csv).
     dry_run
@@ -567,11 +570,6 @@ def sandbox(
         other = "; pass another --port" if exc.errno == errno.EADDRINUSE else ""
         raise ConfigurationError(f"cannot listen on {host} port {port}: {reason}{other}.") from exc
     _forget_ledgers(port, host)
-    print(
-        f"In another terminal: YOUCAM_BASE_URL=http://{host}:{port} YOUCAM_API_KEY=anything "
-        "perfect-async smile PICTURES",
-        file=sys.stderr,
-    )
     run(
         host=host,
         port=port,

@@ -86,8 +86,9 @@ class Demo:
         fails = f", {self._fails} of which the engine will fail" if self._fails else ""
         return (
             f"{len(self._pictures)} {what}{fails}, on a sandbox in this process: no key, "
-            f"no network. Its engine takes a second, and it allows {LIMITS.requests} requests a "
-            "minute; the real one takes 5 to 20 s, and allows 250 in 5 minutes."
+            "no network. Its engine takes about a second, and a picture 2 to 5 s with its polls. "
+            f"It allows {LIMITS.requests} requests a minute. The real engine takes 5 to 20 s, and "
+            "250 requests in 5 minutes are allowed."
         )
 
     async def run(self, display: Display) -> RunSummary:

@@ -101,7 +101,8 @@ class RunSummary:
     """A finished run of `jobs` jobs: what became of each, and the seconds that all took.
 
     `report` is that of the batch, if one is to be written, and `before` the first of `reports`,
-    which are of jobs that were not part of it. `stopped_by` is the signal that stopped it early;
+    which are of jobs that were not part of it. `skipped` pictures of a folder cannot be sent and
+    are no jobs. `stopped_by` is the signal that stopped it early;
     `output_failed` says that results could not be printed.
     """
 
@@ -110,6 +111,7 @@ class RunSummary:
     seconds: float
     stopped_by: int | None = attrs.field(default=None, kw_only=True)
     output_failed: bool = attrs.field(default=False, kw_only=True)
+    skipped: int = attrs.field(default=0, kw_only=True)
     report: Report | None = attrs.field(default=None, kw_only=True, repr=False)
     before: Sequence[JobReport] = attrs.field(default=(), kw_only=True)
 
@@ -144,6 +146,7 @@ class RunSummary:
         fitted = sum(bool(report.changes) for report in self.reports)
         parts = [f"{self.done} done", f"{len(self.failures)} failed"]
         parts += [f"{self.already_there} already there"] if self.already_there else []
+        parts += [f"{self.skipped} skipped"] if self.skipped else []
         parts += [f"{self.unsent} not sent"] if self.unsent else []
         parts += [f"{fitted} made to fit"] if fitted else []
         parts += [units_text(self.units)]
@@ -237,6 +240,7 @@ class Display:
         self._updates = 0
         self._printed_causes: set[tuple[object, ...]] = set()
         self._refused: set[str] = set()
+        self._named: set[str] = set()
         self.output_failed = False
         terminal = sys.stderr.isatty()
         # FORCE_COLOR must not write escape codes into a log, so the stream alone decides.
@@ -359,7 +363,9 @@ class Display:
     def refused(self, source: Source, error: PerfectError) -> None:
         """Say that a picture cannot be sent, before its outcome is reported."""
         self._refused.add(redacted_source(source))
-        self.message(f"cannot be sent: {message_of(error)}")
+        if not self.quiet:
+            self._named.add(redacted_source(source))
+        self.message(f"cannot be sent: {message_of(error)} {hint_of(error)}")
 
     def _print_outcome(self, report: JobReport) -> None:
         """Print an outcome on stderr: a failure always, a success with `verbose`."""
@@ -405,6 +411,10 @@ class Display:
     def close(self, summary: RunSummary, where: Path | None) -> None:
         """Print the failures, and one line about the whole run, saved in the folder `where`."""
         found = causes(summary.failures)
+        # A single picture that cannot be sent was named with its cause before the run.
+        found = [
+            one for one in found if len(one.sources) > 1 or self._named.isdisjoint(one.sources)
+        ]
         for cause in found[:_MOST_CAUSES]:
             for line in cause.lines(whole=self.verbose):
                 self.error(line)

@@ -385,9 +385,9 @@ def _window(seen: Statistics, found: _Members | None) -> Check:
         "others": others,
     }
     period = seen.limits.period
-    text = f"{seen.requests_in_window} of {seen.window_limit} requests are used in {period:g} s"
+    text = f"{seen.requests_in_window} of {seen.window_limit} requests are counted in {period:g} s"
     if seen.requests_by_others:
-        text += f", {seen.requests_by_others} of them by others"
+        text += f", {seen.requests_by_others} of them by earlier runs or other processes"
     if not members:
         return Check("window", "ok", f"{text}; no other process uses the key now.", None, facts)
     named = [

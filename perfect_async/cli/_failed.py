@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final, cast
 
 from perfect_async.cli._display import redacted_source
 from perfect_async.cli._inputs import Entry
-from perfect_async.errors import ConfigurationError, PictureRefused, quoted, without_secrets
+from perfect_async.cli._summary import may_succeed
+from perfect_async.errors import ConfigurationError, quoted, without_secrets
 
 if TYPE_CHECKING:
     from perfect_async.cli._display import Display, RunSummary
@@ -103,7 +104,8 @@ def note_failed(
     except OSError as exc:
         display.message(f"What failed cannot be recorded for --retry-failed: {exc.strerror}.")
         return
-    # Another run would refuse a picture that cannot be sent, too.
-    if count and any(not isinstance(each.error, PictureRefused) for each in summary.failures):
+    # Another run would refuse a picture that cannot be sent, or wrong options, too.
+    errors = [each.error for each in summary.failures if each.error is not None]
+    if count and any(may_succeed(error) for error in errors):
         which = "it" if count == 1 else "them"
         display.message(f"The same command with --retry-failed sends {which} again.")

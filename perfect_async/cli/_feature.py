@@ -92,8 +92,9 @@ def feature(
         creation got no answer can then be found in the unit history. If it is not true, another
         program's task may be taken for it.
     fit
-        Convert pictures that the vendor refuses: over 10 MB, turned by EXIF, in CMYK, or with 16
-        bits for a colour. The files stay as they are.
+        Convert pictures of 10 MiB or more, which the vendor refuses, and those that it takes and
+        may show wrongly: turned by EXIF, in CMYK, or with 16 bits for a colour. The files stay as
+        they are.
     report
         A file for a report of this run: a page with what was made (.html), or a table (.csv).
     dry_run

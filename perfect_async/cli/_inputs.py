@@ -59,12 +59,14 @@ _TYPES: Final = {
 class Entry:
     """A picture to work on: `named` itself, or found in a folder or by a pattern.
 
-    `key` is the job's own identity, where a list gives one.
+    `key` is the job's own identity, where a list gives one. `problem` says what is wrong with the
+    path of a file that is not there.
     """
 
     picture: Picture
     key: str | None = None
     named: bool = True
+    problem: str | None = None
 
 
 @attrs.frozen
@@ -78,10 +80,16 @@ class Skipped:
 
 @attrs.frozen
 class Found:
-    """What a command line names: the pictures to work on, and those that were skipped."""
+    """What a command line names: the pictures to work on, and those that were skipped.
+
+    `nothing` says why there is none to work on. `folders` are named, and have subfolders that are
+    not searched, and files that are no pictures: the numbers of both.
+    """
 
     entries: list[Entry]
     skipped: list[Skipped]
+    nothing: str = ""
+    folders: dict[str, tuple[int, int]] = attrs.field(factory=dict[str, tuple[int, int]])
 
     @property
     def pictures(self) -> list[Picture]:
@@ -102,8 +110,15 @@ def find_pictures(
     *,
     fit: bool = False,
 ) -> list[Picture]:
-    """Return the pictures to work on of those that `search` finds."""
-    return search(arguments, formats, results, fit=fit).pictures
+    """Return the pictures to work on of those that `search` finds.
+
+    Raises `ConfigurationError` as that does, and where a file is not there.
+    """
+    found = search(arguments, formats, results, fit=fit)
+    problems = [entry.problem for entry in found.entries if entry.problem is not None]
+    if problems:
+        raise ConfigurationError(problems[0])
+    return found.pictures
 
 
 def search(
@@ -120,13 +135,15 @@ def search(
     with a suffix of `formats`, sorted, without hidden ones. `**` does not look into the folder
     `results`, unless the pattern begins there. With `fit` other types count as well, which are made
     to fit. "-" and CSV files are lists (`read_list`). A picture of another type in a folder, and a
-    link to nothing, are skipped.
-    Raises `ConfigurationError` for an argument that names no picture.
+    link to nothing, are skipped. A file that is named and is not there is an entry with a problem.
+    Raises `ConfigurationError` for a folder or pattern that has no picture, and where none of the
+    files is there.
     """
     if fit:
         formats = (*formats, *_FITTED)
     entries: dict[tuple[str, str | None], Entry] = {}
     skipped: dict[Path, Skipped] = {}
+    folders: dict[str, tuple[int, int]] = {}
     for argument in arguments:
         try:
             found = _expand(argument, formats, results)
@@ -141,11 +158,15 @@ def search(
             if entry.named and not former.named:
                 entries[place, entry.key] = attrs.evolve(former, named=True)
         skipped |= {each.picture: each for each in found.skipped}
+        folders |= found.folders
     if not entries:
         raise ConfigurationError("no picture is named: give files, folders, patterns or URLs.")
+    problems = [entry.problem for entry in entries.values()]
+    if problems[0] is not None and all(problems):
+        raise ConfigurationError(problems[0])
     named = {entry.picture for entry in entries.values()}
     left = [each for each in skipped.values() if each.picture not in named]
-    return Found(list(entries.values()), left)
+    return Found(list(entries.values()), left, folders=folders)
 
 
 def _expand(argument: str, formats: Sequence[str], results: Path | None) -> Found:
@@ -159,18 +180,20 @@ def _expand(argument: str, formats: Sequence[str], results: Path | None) -> Foun
         raise ConfigurationError(f"{quoted(argument)} names no file.")
     path = Path(argument).expanduser()
     if path.is_dir():
-        return _only_pictures(argument, path.iterdir(), formats)
+        return _only_pictures(argument, path.iterdir(), formats, results)
     if path.exists():
         return Found([Entry(path)], [])
     if path.is_symlink():
-        raise ConfigurationError(f"{quoted(argument)} is a link to a file that is not there.")
+        problem = f"{quoted(argument)} is a link to a file that is not there."
+        return Found([Entry(path, problem=problem)], [])
     if not glob.has_magic(argument):
-        raise ConfigurationError(f"there is no file or folder {quoted(argument)}{_similar(path)}")
+        problem = f"there is no file or folder {quoted(argument)}{_similar(path)}"
+        return Found([Entry(path, problem=problem)], [])
     deep = "**" in path.parts
     matches: Iterator[Path] = (Path(match) for match in glob.iglob(str(path), recursive=deep))  # noqa: PTH207 - Path.glob takes no absolute pattern
     if deep and results is not None and not _is_below(_beginning(path), results):
         matches = (match for match in matches if not _is_below(match, results))
-    return _only_pictures(argument, matches, formats)
+    return _only_pictures(argument, matches, formats, results)
 
 
 def _similar(path: Path) -> str:
@@ -200,23 +223,25 @@ def _is_below(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
-def _only_pictures(argument: str, paths: Iterable[Path], formats: Sequence[str]) -> Found:
+def _only_pictures(
+    argument: str, paths: Iterable[Path], formats: Sequence[str], results: Path | None
+) -> Found:
     """Return the pictures among `paths`, sorted; raise where there is none that can be sent."""
     suffixes = tuple(suffix for name in formats for suffix in _SUFFIXES[name])
     found = Found([], [])
-    deeper = False
+    deeper = others = 0
     for path in sorted(paths):
         kind = _TYPES.get(path.suffix.lower())
-        deeper = deeper or path.is_dir()
-        if kind is None or path.name.startswith(".") or path.is_dir():
+        if path.name.startswith("."):
             continue
-        if path.is_symlink() and not path.exists():
-            message = f"{quoted(path)} is a link to a file that is not there."
-            found.skipped.append(Skipped(path, "broken link", message))
-        elif kind not in formats:
-            fitting = "; --fit makes it fit" if kind in _FITTED else ""
-            message = f"{quoted(path)} is {kind}; {', '.join(formats)} can be sent{fitting}."
-            found.skipped.append(Skipped(path, kind, message))
+        if path.is_dir():
+            # Results may be below the folder of pictures, and are none.
+            deeper += results is None or not _is_below(path, results)
+            continue
+        if kind is None:
+            others += 1
+        elif (skipped := _why_skipped(path, kind, formats)) is not None:
+            found.skipped.append(skipped)
         elif path.is_file():
             found.entries.append(Entry(path, named=False))
     if not found.entries:
@@ -230,4 +255,17 @@ def _only_pictures(argument: str, paths: Iterable[Path], formats: Sequence[str])
         raise ConfigurationError(
             f"{quoted(argument)} {has} no picture ({', '.join(suffixes)}){there}{fitting}."
         )
+    if (deeper or others) and not glob.has_magic(argument):
+        found.folders[argument] = (deeper, others)
     return found
+
+
+def _why_skipped(path: Path, kind: str, formats: Sequence[str]) -> Skipped | None:
+    if path.is_symlink() and not path.exists():
+        message = f"{quoted(path)} is a link to a file that is not there."
+        return Skipped(path, "broken link", message)
+    if kind not in formats:
+        fitting = "; --fit makes it fit" if kind in _FITTED else ""
+        message = f"{quoted(path)} is {kind}; {', '.join(formats)} can be sent{fitting}."
+        return Skipped(path, kind, message)
+    return None

@@ -20,7 +20,7 @@ import stat
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, Literal, cast
 
 import attrs
 
@@ -28,11 +28,15 @@ from perfect_async import Done
 from perfect_async._client.folder import (
     DIGITS,
     ResultName,
+    copy_result,
+    copy_target,
     digits_of,
     former_names,
     former_stem,
     job_identity,
     numbers_of,
+    original_identity,
+    result_stem,
 )
 from perfect_async.cli._inputs import Picture
 from perfect_async.errors import ConfigurationError, JobRefused, quoted
@@ -40,6 +44,7 @@ from perfect_async.models import EXPRESSIONS, Expression, Job, Smile
 
 NAME: Final = ".perfect-async-manifest"
 
+_DIGITS: Final = re.compile(rf"[0-9a-f]{{{DIGITS}}}")
 _LARGEST: Final = 256 * 1024 * 1024
 # A job that is bought again has a key of its own, and so an identity and files of its own.
 _OWN_KEY: Final = "perfect-async again "
@@ -55,7 +60,10 @@ class Plan:
     """The work of a run.
 
     `jobs` are to be bought. `there` are done, with their files. `refused` may be done or not.
-    `former` are sets of files, by the identities of jobs, that a former version named.
+    `former` are sets of files, by the identities of jobs, that a former version named. `copies` are
+    to be made of results of equal pictures before the run: the digits of the job, the files and
+    their copies, which `there` has already. Of those that are there, `unfitted` were bought as they
+    were although they would be made to fit now, and `fitted` the other way round.
     """
 
     jobs: list[Job]
@@ -64,6 +72,25 @@ class Plan:
     former: list[tuple[str, tuple[str, ...]]] = attrs.field(
         factory=list[tuple[str, tuple[str, ...]]]
     )
+    copies: list[tuple[str, tuple[Path, ...], tuple[Path, ...]]] = attrs.field(
+        factory=list[tuple[str, tuple[Path, ...], tuple[Path, ...]]]
+    )
+    unfitted: int = 0
+    fitted: int = 0
+
+
+@attrs.frozen
+class _Found:
+    """A job whose result is there: its identity, the files, and whether they have its name.
+
+    `bought` says how, where this run would send the picture in another way.
+    """
+
+    job: Job
+    known_as: str
+    files: tuple[str, ...]
+    own: bool
+    bought: Literal["as this run does", "fitted", "unfitted"] = "as this run does"
 
 
 class Manifest:
@@ -78,6 +105,8 @@ class Manifest:
         self._path = folder / NAME
         self._files = self._list()
         self._sets: dict[str, list[tuple[str, ...]]] = {}
+        # The digits of jobs that were made to fit, by those of the same jobs without that.
+        self._fitted: dict[str, str] = {}
         self.broken = not self._parse(self._read())
         recorded = {name for sets in self._sets.values() for files in sets for name in files}
         # By the digits in their names, then by what stands before: results without a line.
@@ -143,8 +172,10 @@ class Manifest:
             if (found := _parse_line(line)) is None:
                 whole = False
             else:
-                job, files = found
+                job, files, original = found
                 self._sets.setdefault(job, []).append(files)
+                if original is not None:
+                    self._fitted[original] = job
         return whole
 
     # Looking up.
@@ -203,26 +234,29 @@ class Manifest:
         A job of whose files some are gone is run: the batch replaces none, and mixes no two
         results. With `again` all jobs are to be bought, each with a key that contains `token`, so
         that its new results are files of their own. With `fit` a picture is identified by what is
-        sent of it. `digests` are the SHA-256 of pictures that were read already.
+        sent of it, and else by what it is, so that neither buys what the other has bought.
+        `digests` are the SHA-256 of pictures that were read already, as they are.
         """
         digests = digests or {}
         plan = Plan([], [], [])
         claims: dict[tuple[str, ...], dict[str, list[Job]]] = {}
+        there: list[_Found] = []
         for job in jobs:
-            # Pictures need not be read where there are no results.
-            wanted = again or self._results or self._former
             digest = digests.get(cast("Picture", job.source))
-            known_as = job_identity(job, fit=fit, digest=digest) if wanted else None
-            if known_as is None:
+            # Pictures need not be read where there are no results.
+            if not (again or self._results or self._former):
                 plan.jobs.append(job)
             elif again:
-                plan.jobs.append(_again(job, known_as, token))
-            elif (files := self._find(job, known_as)) is not None:
-                plan.there.append((job, self._paths(files)))
-            elif (files := self._find_former(job, known_as)) is not None:
+                as_sent = _as_sent(job, _as_it_is(job, digest), fit=fit)
+                plan.jobs.append(job if as_sent is None else _again(job, as_sent, token))
+            elif isinstance(found := self._look_up(job, digest, fit=fit), _Found):
+                there.append(found)
+            elif found is not None:
+                known_as, files = found
                 claims.setdefault(files, {}).setdefault(known_as, []).append(job)
             else:
                 plan.jobs.append(job)
+        self._give(there, plan)
         for files, claimants in claims.items():
             claiming = [job for equal in claimants.values() for job in equal]
             if len(claimants) == 1:
@@ -230,23 +264,93 @@ class Manifest:
                 plan.former.append((next(iter(claimants)), files))
             else:
                 plan.refused.extend((job, _ambiguous(files, claiming)) for job in claiming)
-        return plan
+        return attrs.evolve(
+            plan,
+            unfitted=sum(found.bought == "unfitted" for found in there),
+            fitted=sum(found.bought == "fitted" for found in there),
+        )
+
+    def _look_up(
+        self, job: Job, digest: str | None, *, fit: bool
+    ) -> _Found | tuple[str, tuple[str, ...]] | None:
+        """Return the result of a job; of a former version, the identity and the files."""
+        as_it_is = _as_it_is(job, digest)
+        fitted = None if as_it_is is None else self._find_fitted(job, as_it_is)
+        # This comes before the picture is made to fit, which takes long, and differs between
+        # versions of Pillow.
+        if fit and fitted is not None and as_it_is is not None:
+            return self._found(job, as_it_is, fitted)
+        as_sent = _as_sent(job, as_it_is, fit=fit)
+        if as_sent is not None and (files := self._find(job, as_sent)) is not None:
+            return self._found(job, as_sent, files)
+        if as_it_is is not None and (files := self._find(job, as_it_is)) is not None:
+            return attrs.evolve(self._found(job, as_it_is, files), bought="unfitted")
+        if fitted is not None and as_it_is is not None:
+            return attrs.evolve(self._found(job, as_it_is, fitted), bought="fitted")
+        return self._find_any_former(job, as_sent, as_it_is)
+
+    def _give(self, there: Sequence[_Found], plan: Plan) -> None:
+        """Give each job its result: the files of its own name, or else a copy of another's.
+
+        A picture that got another name since keeps the files of the former one.
+        """
+        taken = {each.files for each in there if each.own}
+        for each in there:
+            paths = self._paths(each.files)
+            if not each.own and each.files in taken:
+                copies = self._copies(each)
+                if copies is not None:
+                    plan.copies.append((digits_of(each.known_as), paths, copies))
+                    paths = copies
+            taken.add(each.files)
+            plan.there.append((each.job, paths))
+
+    def _copies(self, found: _Found) -> tuple[Path, ...] | None:
+        """Return the paths of copies of a result for another job; None where they are taken."""
+        numbers = numbers_of(found.job)
+        if len(numbers) != len(found.files):
+            return None
+        copies = tuple(
+            copy_target(found.job, found.known_as, path, number)
+            for path, number in zip(self._paths(found.files), numbers, strict=True)
+        )
+        return None if any(os.path.lexists(path) for path in copies) else copies
+
+    def _found(self, job: Job, known_as: str, files: tuple[str, ...]) -> _Found:
+        return _Found(job, known_as, files, _is_named_after(files[0], job))
 
     def _find(self, job: Job, known_as: str) -> tuple[str, ...] | None:
-        digits = digits_of(known_as)
-        for files in reversed(self._sets.get(digits, [])):
-            if self._are_there(files):
-                return files
+        return self._find_digits(job, digits_of(known_as))
+
+    def _find_fitted(self, job: Job, as_it_is: str) -> tuple[str, ...] | None:
+        """Return the files of a job that was made to fit, by its identity without that."""
+        digits = self._fitted.get(digits_of(as_it_is))
+        return None if digits is None else self._find_digits(job, digits)
+
+    def _find_digits(self, job: Job, digits: str) -> tuple[str, ...] | None:
+        """Return the last files of a job that are there, those with its own name first."""
+        found = [files for files in reversed(self._sets.get(digits, [])) if self._are_there(files)]
         for numbered in self._unrecorded.get(digits, {}).values():
             files = tuple(numbered[number] for number in sorted(numbered))
             if sorted(numbered) == numbers_of(job) and self._are_there(files):
-                return files
-        return None
+                found.append(files)
+        # Equal pictures are one job with a result each.
+        return next((files for files in found if _is_named_after(files[0], job)), None) or next(
+            iter(found), None
+        )
 
     def _are_there(self, files: Sequence[str]) -> bool:
         return self._files.issuperset(files) and all(
             (self.folder / name).is_file() for name in files
         )
+
+    def _find_any_former(
+        self, job: Job, *identities: str | None
+    ) -> tuple[str, tuple[str, ...]] | None:
+        for known_as in identities:
+            if known_as is not None and (files := self._find_former(job, known_as)) is not None:
+                return known_as, files
+        return None
 
     def _find_former(self, job: Job, known_as: str) -> tuple[str, ...] | None:
         found: list[str] = []
@@ -268,13 +372,25 @@ class Manifest:
         for known_as, files in plan.former:
             _append(self._path, _line(digits_of(known_as), files))
 
+    def make_copies(self, plan: Plan) -> None:
+        """Copy results of equal pictures for those whose own are gone. Raises `OSError`."""
+        for digits, files, copies in plan.copies:
+            for file, copy in zip(files, copies, strict=True):
+                copy_result(file, copy)
+            _append(self._path, _line(digits, [copy.name for copy in copies]))
+
     def rebuild(self) -> None:
         """Replace a broken manifest by one with the lines that could be read. Raises `OSError`."""
         part = self.folder / f".{os.urandom(8).hex()}.part"
         handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW, 0o600)
         try:
             try:
-                lines = [_line(job, files) for job, sets in self._sets.items() for files in sets]
+                originals = {job: original for original, job in self._fitted.items()}
+                lines = [
+                    _line(job, files, originals.get(job))
+                    for job, sets in self._sets.items()
+                    for files in sets
+                ]
                 _write(handle, b"".join(lines))
             finally:
                 os.close(handle)
@@ -314,7 +430,22 @@ def record(outcome: Done) -> None:
     """Append the files of a saved job to the manifest of their folder. Raises `OSError`."""
     if not outcome.files or (job := _recorded_job(outcome)) is None:
         return
-    _append(outcome.files[0].parent / NAME, _line(job, [file.name for file in outcome.files]))
+    line = _line(job, [file.name for file in outcome.files], _original_of(outcome, job))
+    _append(outcome.files[0].parent / NAME, line)
+
+
+def _original_of(outcome: Done, digits: str) -> str | None:
+    """Return the digits of a job that was made to fit, as they would be without that."""
+    job = outcome.job
+    if not outcome.changes or not isinstance(job.source, Path | str):
+        return None
+    plain = cast("Job", attrs.evolve(cast("Smile", job), source=Path(job.source), key=key_of(job)))
+    original = original_identity(plain)
+    # The file may be another picture by now, whose result this is not.
+    sent = job_identity(plain, fit=True)
+    if original is None or sent is None or original_identity(plain) != original:
+        return None
+    return digits_of(original) if digits_of(sent) == digits else None
 
 
 def _append(path: Path, line: bytes) -> None:
@@ -335,11 +466,36 @@ def _recorded_job(outcome: Done) -> str | None:
     return None if parts is None or parts.is_former else parts.digits
 
 
-def _line(job: str, files: Iterable[str]) -> bytes:
-    return json.dumps({"job": job, "files": list(files)}).encode() + b"\n"
+def _as_it_is(job: Job, digest: str | None) -> str | None:
+    """Return the identity of a job whose picture is not made to fit."""
+    local = isinstance(job.source, Path)
+    return original_identity(job, digest) if local else job_identity(job)
 
 
-def _parse_line(line: bytes) -> tuple[str, tuple[str, ...]] | None:
+def _as_sent(job: Job, as_it_is: str | None, *, fit: bool) -> str | None:
+    """Return the identity of a job as it is sent."""
+    return job_identity(job, fit=True) if fit and isinstance(job.source, Path) else as_it_is
+
+
+def _is_named_after(file: str, job: Job) -> bool:
+    """Return whether a result has the name that one of this job's source has."""
+    parts = ResultName.parse(file)
+    stem = result_stem(cast("Picture", job.source))
+    # A result beside an older one has 8 digits more.
+    return (
+        parts is not None
+        and re.fullmatch(rf"{re.escape(stem)}(-[0-9a-f]{{8}})?", parts.stem) is not None
+    )
+
+
+def _line(job: str, files: Iterable[str], original: str | None = None) -> bytes:
+    fields: dict[str, object] = {"job": job, "files": list(files)}
+    if original is not None:
+        fields["original"] = original
+    return json.dumps(fields).encode() + b"\n"
+
+
+def _parse_line(line: bytes) -> tuple[str, tuple[str, ...], str | None] | None:
     try:
         content = json.loads(line)
     except (ValueError, RecursionError):
@@ -347,8 +503,8 @@ def _parse_line(line: bytes) -> tuple[str, tuple[str, ...]] | None:
     if not isinstance(content, dict):
         return None
     held = cast("dict[str, object]", content)
-    job, files = held.get("job"), held.get("files")
-    if not isinstance(job, str) or not re.fullmatch(rf"[0-9a-f]{{{DIGITS}}}", job):
+    job, files, original = held.get("job"), held.get("files"), held.get("original")
+    if not isinstance(job, str) or not _DIGITS.fullmatch(job):
         return None
     if not isinstance(files, list) or not files:
         return None
@@ -357,7 +513,9 @@ def _parse_line(line: bytes) -> tuple[str, tuple[str, ...]] | None:
     whole = len(found) == len(cast("list[object]", files))
     if not whole or not all(re.fullmatch(r"[^/\\\0]+", name) for name in found):
         return None
-    return job, tuple(found)
+    if not isinstance(original, str) or not _DIGITS.fullmatch(original):
+        original = None
+    return job, tuple(found), original
 
 
 def _write(handle: int, content: bytes) -> None:

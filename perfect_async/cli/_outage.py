@@ -63,11 +63,11 @@ class Outage:
             return None
         return _GivenUp(
             f"{failure.message.rstrip('.')}. It was tried for {GIVEN_UP_AFTER:g} s.",
-            f"Nothing was sent; check {_what_to_check()}.",
+            f"Nothing was sent; check {what_to_check()}.",
         )
 
 
-def _what_to_check() -> str:
+def what_to_check() -> str:
     """Return what leads to the host: the network, the address, and a proxy that is set."""
     names = [name for name in os.environ if name.lower() in _PROXIES and os.environ[name]]
     return ", ".join(["the network", *names]) + " and YOUCAM_BASE_URL"

@@ -15,6 +15,7 @@ from typing import Final
 import attrs
 
 from perfect_async._client.folder import look_at
+from perfect_async.cli._exif import is_turned
 from perfect_async.cli._inputs import Entry, Picture, Skipped, count_reasons
 from perfect_async.errors import PictureRefused, quoted
 from perfect_async.models import ASSUMED_LEASE, Job
@@ -23,8 +24,6 @@ ASKS_FROM: Final = 20.0
 """Units from which on a run on a terminal asks before it buys."""
 
 _THREADS: Final = 4
-_HOPELESS: Final = frozenset({"missing", "unreadable", "0 bytes", "folder", "no file", "no path"})
-"""Reasons for which no picture can be made of a file."""
 # These numbers give the rough duration of a run. With a lease of 10 s a smile takes 2.5 requests
 # and an avatar about 13, with one poll for each 8.8 s. The client polls every 9.3 s while more work
 # waits than a window holds, which the estimate leaves out. The first window of 250 requests is
@@ -49,7 +48,7 @@ class Looked:
     """What looking at pictures gave: `refused` were named, `skipped` were found in a folder.
 
     `digests` are the SHA-256 of local pictures that can be sent. `equal` are pictures with the same
-    content as an earlier one, with that one.
+    content as an earlier one, with that one. `turned` are those that EXIF turns.
     """
 
     entries: list[Entry] = attrs.field(factory=list[Entry])
@@ -59,6 +58,7 @@ class Looked:
     )
     skipped: list[Skipped] = attrs.field(factory=list[Skipped])
     equal: list[tuple[Picture, Picture]] = attrs.field(factory=list[tuple[Picture, Picture]])
+    turned: set[Picture] = attrs.field(factory=set[Picture])
 
 
 def look_at_all(
@@ -70,15 +70,15 @@ def look_at_all(
 ) -> Looked:
     """Look at the pictures of `entries`, in order; URLs stay as they are.
 
-    Equal pictures come one after another, so that they are one task. With `fit` only those that
-    cannot be read are refused here: what can be made of the others shows when it is tried.
-    `on_step` is called with the number of those that were looked at.
+    Equal pictures come one after another, so that they are one task. With `fit` only those are
+    refused here that cannot be made to fit. `on_step` is called with the number of those that were
+    looked at.
     """
     looked = Looked()
     by_content: dict[tuple[str, str | None], list[Entry]] = {}
     with ThreadPoolExecutor(_THREADS) as pool:
         results = pool.map(partial(_look, job_type=job_type, fit=fit), entries)
-        for number, (entry, found) in enumerate(zip(entries, results, strict=True), 1):
+        for number, (entry, (found, turned)) in enumerate(zip(entries, results, strict=True), 1):
             if on_step is not None:
                 on_step(number)
             if isinstance(found, PictureRefused):
@@ -90,6 +90,8 @@ def look_at_all(
                         message = f"{message.removesuffix('.')}; --fit makes it fit."
                     looked.skipped.append(Skipped(entry.picture, found.reason, message))
                 continue
+            if turned:
+                looked.turned.add(entry.picture)
             content = found or str(entry.picture)
             if found is not None:
                 looked.digests[entry.picture] = found
@@ -100,11 +102,18 @@ def look_at_all(
     return looked
 
 
-def _look(entry: Entry, job_type: type[Job], *, fit: bool) -> str | PictureRefused | None:
+def _look(
+    entry: Entry, job_type: type[Job], *, fit: bool
+) -> tuple[str | PictureRefused | None, bool]:
+    """Return the digest of a picture or why it is refused, and whether EXIF turns it."""
+    picture = entry.picture
+    if entry.problem is not None:
+        return PictureRefused(entry.problem, reason="missing"), False
     try:
-        return look_at(entry.picture, job_type)
+        found = look_at(picture, job_type)
     except PictureRefused as exc:
-        return None if fit and exc.reason not in _HOPELESS else exc
+        return None if fit and exc.fittable else exc, False
+    return found, not fit and isinstance(picture, Path) and is_turned(picture)
 
 
 def cost_of(jobs: Sequence[Job], digests: Mapping[Picture, str]) -> float:
@@ -155,6 +164,7 @@ class Order:
     `at_most` a journal may know some of them. `there` are done already, `refused` were named and
     cannot be sent, `equal` share a task with another. `used_by_others` is the share of the request
     window that other processes have used. `priced`: the price is known, so that `units` is right.
+    `turned` of those to send are turned by EXIF.
     """
 
     send: int
@@ -169,6 +179,7 @@ class Order:
     balance: float | None = None
     used_by_others: float = 0.0
     priced: bool = True
+    turned: int = 0
 
     @property
     def cost(self) -> float:
@@ -207,6 +218,12 @@ class Order:
         parts.append(f"{price}{balance}")
         parts += [about(self.seconds)] if self.seconds is not None else []
         text = ", ".join(parts) + "."
+        if self.turned:
+            are, them = ("is", "it") if self.turned == 1 else ("are", "them")
+            text += (
+                f" {self.turned} {are} turned by EXIF and may come out turned; --fit turns {them} "
+                "upright."
+            )
         if self.used_by_others >= _MUCH:
             text += (
                 f" Other processes have used {self.used_by_others:.0%} of the request window: it "

@@ -9,7 +9,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar, cast
@@ -21,7 +21,7 @@ from perfect_async.cli._inputs import Entry, Found, Picture, Skipped
 from perfect_async.cli._manifest import Manifest, Plan, leave_out_results
 from perfect_async.cli._outage import Outage
 from perfect_async.cli._plan import Order, cost_of, equal_text, estimate_seconds, look_at_all
-from perfect_async.errors import ApiError, ConfigurationError, PerfectError, Unauthorized
+from perfect_async.errors import ApiError, ConfigurationError, PerfectError, Unauthorized, quoted
 from perfect_async.models import Job, Smile
 
 if TYPE_CHECKING:
@@ -84,8 +84,7 @@ def work_out(
         token=secrets.token_hex(8),
         again=again,
         fit=fit,
-        # A picture that is made to fit is identified by what is sent of it.
-        digests=None if fit else looked.digests,
+        digests=looked.digests,
     )
     refused: list[tuple[Job, PerfectError]] = [
         *((_job_of(entry, make_job), error) for entry, error in looked.refused),
@@ -93,6 +92,8 @@ def work_out(
     ]
     skipped = [*found.skipped, *looked.skipped]
     say_skipped(display, skipped, looked.equal)
+    say_folders(display, found.folders)
+    say_there(display, plan)
     for job, error in refused:
         display.refused(job.source, error)
     order = Order(
@@ -100,6 +101,7 @@ def work_out(
         units=cost_of(plan.jobs, looked.digests),
         seconds=estimate_seconds(plan.jobs),
         max_units=max_units,
+        turned=sum(job.source in looked.turned for job in plan.jobs),
     )
     return Work(plan, order, refused, entries)
 
@@ -111,9 +113,8 @@ def work_of(job: Job, display: Display, *, fit: bool, max_units: float | None) -
     """
     sources = [each.source for each in job.inputs]
     local = [Entry(source) for source in sources if isinstance(source, Path | str)]
-    refused: list[tuple[Job, PerfectError]] = [
-        (job, error) for _, error in look_at_all(local, type(job), fit=fit).refused
-    ]
+    looked = look_at_all(local, type(job), fit=fit)
+    refused: list[tuple[Job, PerfectError]] = [(job, error) for _, error in looked.refused]
     for _, error in refused:
         display.refused(job.source, error)
     jobs = [] if refused else [job]
@@ -123,6 +124,7 @@ def work_of(job: Job, display: Display, *, fit: bool, max_units: float | None) -
         seconds=None,
         max_units=max_units,
         priced=job.priced,
+        turned=len(looked.turned),
     )
     return Work(Plan(jobs, [], []), order, refused[:1], [])
 
@@ -144,6 +146,39 @@ def say_skipped(
     lines = [f"skipped: {each.message}" for each in skipped]
     _say(display, lines, "were skipped")
     _say(display, [equal_text(each) for each in equal], "are the same as others")
+
+
+def say_folders(display: Display, folders: Mapping[str, tuple[int, int]]) -> None:
+    """Say what folders hold that is not looked at: subfolders, and files that are no pictures."""
+    for folder, (deeper, others) in folders.items():
+        parts: list[str] = []
+        if deeper:
+            are = "1 subfolder is" if deeper == 1 else f"{deeper} subfolders are"
+            pattern = quoted(str(Path(folder, "**", "*")))
+            parts.append(f"{are} not searched: use {pattern}")
+        if others:
+            are = "1 file is no picture" if others == 1 else f"{others} files are no pictures"
+            parts.append(f"{are} by the name")
+        display.message(f"{quoted(folder)}: {'; '.join(parts)}.")
+
+
+def say_there(display: Display, plan: Plan) -> None:
+    """Say which results of a former run differ from what this run would buy."""
+    for number, how, other in (
+        (plan.unfitted, "as they were before", "fitted"),
+        (plan.fitted, "made to fit", "as they are"),
+    ):
+        if number:
+            were = "was" if number == 1 else "were"
+            how_one = how.replace("they were", "it was") if number == 1 else how
+            one = other.replace("they are", "it is") if number == 1 else other
+            them = "it" if number == 1 else "them"
+            display.message(f"{number} {were} bought {how_one}; --again buys {them} {one}.")
+    if plan.copies:
+        display.message(
+            f"{len(plan.copies)} of the results {'is' if len(plan.copies) == 1 else 'are'} gone; "
+            "an equal picture's is copied, for no unit."
+        )
 
 
 def _say(display: Display, lines: Sequence[str], what: str) -> None:

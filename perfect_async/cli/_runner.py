@@ -129,12 +129,13 @@ def rebuild(manifest: Manifest) -> str:
 
 
 def record_former(manifest: Manifest, plan: Plan) -> None:
-    """Record which jobs have results of a former version, before anything is bought."""
+    """Record the results of former runs that this run takes over, before anything is bought."""
     try:
         manifest.record_former(plan)
+        manifest.make_copies(plan)
     except OSError as exc:
         raise ConfigurationError(
-            f"the manifest in {quoted(manifest.folder)} cannot be written: {exc.strerror}."
+            f"--out {quoted(manifest.folder)} cannot be written: {exc.strerror}."
         ) from exc
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from perfect_async.cli._outage import what_to_check
 from perfect_async.cli._wording import in_terminal_terms
 from perfect_async.errors import (
     ApiError,
@@ -14,6 +16,7 @@ from perfect_async.errors import (
     PerfectError,
     PictureRefused,
     RequestRefused,
+    ServiceUnavailable,
     SubmissionInDoubt,
     TaskFailed,
     Unauthorized,
@@ -35,6 +38,9 @@ _UNKNOWN_PATH: Final = 404
 
 # Reasons that mean a wrong path or URL; nothing is wrong with the picture.
 _CHECK_PATH: Final = frozenset({"missing", "no path", "no usable URL", "folder"})
+
+# Reasons for which a file cannot be converted either.
+_NO_PICTURE: Final = frozenset({"no picture", "0 bytes", "damaged", "too narrow", "zip", "pdf"})
 
 # What an engine's code means (contract: Engine codes), for people.
 _CODES: Final = {
@@ -89,6 +95,13 @@ def _is_unknown_path(error: PerfectError) -> bool:
     return isinstance(error, RequestRefused) and error.status == _UNKNOWN_PATH
 
 
+def may_succeed(error: PerfectError) -> bool:
+    """Return whether the same command may have success with the picture another time."""
+    if isinstance(error, PictureRefused):
+        return error.reason == "changing"
+    return not isinstance(error, RequestRefused) and not _is_unknown_style(error)
+
+
 def cause_of(error: PerfectError) -> tuple[object, ...]:
     """Return what is equal for errors of one cause."""
     match error:
@@ -132,7 +145,16 @@ def hint_of(error: PerfectError) -> str:
         )
     if isinstance(error, PictureRefused) and error.reason in _CHECK_PATH:
         return "Nothing was sent; correct its path or URL."
+    if isinstance(error, PictureRefused) and error.reason in _NO_PICTURE:
+        return "Nothing was sent; use another picture."
+    if isinstance(error, ServiceUnavailable) and error.never_sent and _has_own_url(error):
+        return f"Try again later; check {what_to_check()}."
     return in_terminal_terms(error.hint)
+
+
+def _has_own_url(error: ServiceUnavailable) -> bool:
+    """Return whether a variable names the host, and the hint is still the general one."""
+    return error.hint == ServiceUnavailable.hint and bool(os.environ.get("YOUCAM_BASE_URL"))
 
 
 def causes(failures: Iterable[JobReport]) -> list[Cause]:

@@ -137,12 +137,16 @@ class Ledger:
         )
 
     def __repr__(self) -> str:
-        """Summarise the ledger, for users and for failed assertions."""
+        """Summarise the ledger, for failed assertions."""
+        return f"<Ledger: {self}>"
+
+    def __str__(self) -> str:
+        """Summarise the ledger, for users."""
         states = ", ".join(f"{n} {state}" for state, n in sorted(self.tasks_by_state.items()))
         refused = sum(self.refused.values())
         return (
-            f"<Ledger: {self.units_charged} units charged, {self.units_returned} returned, "
+            f"{self.units_charged} units charged, {self.units_returned} returned, "
             f"{self.units_wasted} wasted, {self.balance:g} left; tasks: {states or 'none'}; "
             f"{sum(self.requests.values())} requests, {refused} refused, "
-            f"{len(self.violations)} violations>"
+            f"{len(self.violations)} violations"
         )

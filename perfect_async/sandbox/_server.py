@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 import random
 import secrets
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
+from types import FrameType
+from typing import NoReturn
 
 import anyio
 import uvicorn
@@ -74,7 +77,7 @@ def run(
     charging: Charging = "creation",
     dialect: Dialect | None = None,
 ) -> None:
-    """Serve a sandbox until Ctrl-C, for the command line.
+    """Serve a sandbox until Ctrl-C or SIGTERM, for the command line, and print its ledger.
 
     `speed` divides the engine's durations; `engine_errors` is the share of tasks that fail. The
     origin of presigned URLs is the served address, or the loopback address if all interfaces are
@@ -101,10 +104,35 @@ def run(
         dialect=dialect,
     )
     print(f"sandbox on {origin} (any Bearer key; Ctrl-C to stop)", file=sys.stderr)  # noqa: T201
-    # uvicorn shuts down normally and then raises the signal again.
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve(sandbox, host, port))
-    print(repr(sandbox), file=sys.stderr)  # noqa: T201
+    print(  # noqa: T201
+        f"In another terminal: YOUCAM_BASE_URL={origin} YOUCAM_API_KEY=anything perfect-async "
+        "smile PICTURES",
+        file=sys.stderr,
+    )
+    try:
+        # uvicorn shuts down normally and then raises the signal again.
+        with _exit_on_sigterm(), contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(serve(sandbox, host, port))
+    finally:
+        print(f"The sandbox's ledger: {sandbox.ledger}.", file=sys.stderr)  # noqa: T201
+
+
+@contextlib.contextmanager
+def _exit_on_sigterm() -> Generator[None]:
+    """Let SIGTERM raise `SystemExit`; by default it would end the process before the ledger."""
+
+    def leave(number: int, _: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    try:
+        former = signal.signal(signal.SIGTERM, leave)
+    except ValueError:  # in another thread than the main one
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def _faster(usual: Durations, speed: float, rng: random.Random) -> float:

@@ -85,6 +85,20 @@ def test_usage(
     assert 0 == sum(sandbox.ledger.requests.values())
 
 
+def test_a_file_that_looks_like_an_option(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A pattern that a shell expands may yield such a name: the message says how to name it."""
+    use_sandbox(monkeypatch)
+    Path("in/0.jpg").rename("-rf.jpg")
+
+    assert 2 == cli.main(["smile", "-rf.jpg", "in/1.jpg"])
+    err = capsys.readouterr().err
+    assert "There is a file '-rf.jpg': write './-rf.jpg', or put -- after all options. See" in err
+    assert 0 == cli.main(["smile", "./-rf.jpg"])
+    assert 0 == cli.main(["smile", "--quiet", "--", "-rf.jpg"])
+
+
 def test_a_missing_key(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -506,6 +506,88 @@ def test_pictures_are_made_to_fit(
     assert 3 == sandbox.ledger.units_charged
 
 
+def turn(*names: str) -> None:
+    """Give pictures in `in` an EXIF orientation that is not upright."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in names:
+        with Image.open(f"in/{name}") as image:
+            image.save(f"in/{name}", exif=exif)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ([], ["--fit"], "2 were bought as they were before; --again buys them fitted."),
+        (["--fit"], [], "2 were bought made to fit; --again buys them as they are."),
+    ],
+)
+def test_what_was_bought_without_fit_is_there(  # noqa: PLR0917 - a table of cases
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    first: list[str],
+    second: list[str],
+    message: str,
+) -> None:
+    """With `--fit` or without, a picture that was bought is not bought again; `--again` does."""
+    sandbox = use_sandbox(monkeypatch)
+    turn("0.jpg", "1.jpg")
+
+    Path("in/fake.jpg").write_text("no picture", encoding="utf-8")
+    assert 0 == cli.main(["smile", "in", *first])
+    paths = set(capsys.readouterr().out.splitlines())
+    advance_start(monkeypatch, 100)
+    for _ in range(2):
+        assert 0 == cli.main(["smile", "in", *second])
+        out, err = capsys.readouterr()
+        assert paths == set(out.splitlines())
+        assert message in err
+        assert "3 already there, 1 skipped" in err
+    assert 3 == sandbox.ledger.units_charged
+
+    assert 0 == cli.main(["smile", "in", *second, "--again"])
+    bought = set(capsys.readouterr().out.splitlines())
+    assert 6 == sandbox.ledger.units_charged
+    for options, files in ((second, bought), (first, paths)):
+        advance_start(monkeypatch, 100)
+        assert 0 == cli.main(["smile", "in/0.jpg", "in/1.jpg", *options])
+        out, err = capsys.readouterr()
+        assert files >= set(out.splitlines())
+        assert "were bought" not in err
+    assert 6 == sandbox.ledger.units_charged
+
+
+def test_equal_pictures_have_files_of_their_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Equal pictures are reported with a file each, again too; one that is gone is copied."""
+    sandbox = use_sandbox(monkeypatch)
+    Path("in/twin.jpg").write_bytes(Path("in/0.jpg").read_bytes())
+    assert 0 == cli.main(["smile", "in", "--json"])
+    files = files_by_source(capsys.readouterr().out)
+    assert 4 == len(set(files.values()))
+
+    for gone in (None, files["twin.jpg"], files["0.jpg"]):
+        advance_start(monkeypatch, 100)
+        if gone is not None:
+            gone.unlink()
+            assert 0 == cli.main(["smile", "in", "--dry-run"])
+            assert not gone.exists()
+        capsys.readouterr()
+        assert 0 == cli.main(["smile", "in", "--json"])
+        out, err = capsys.readouterr()
+        assert files == files_by_source(out)
+        assert all(file.is_file() for file in files.values())
+        assert (gone is not None) is ("1 of the results is gone; an equal" in err)
+    assert 3 == sandbox.ledger.units_charged
+
+
+def files_by_source(out: str) -> dict[str, Path]:
+    lines = [json.loads(line) for line in out.splitlines()]
+    return {Path(line["source"]).name: Path(line["files"][0]) for line in lines}
+
+
 def test_forget(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -646,19 +728,13 @@ def test_an_unreachable_vendor(
 # Sandbox and demo.
 
 
-def test_sandbox_settings(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The options reach the server, and stderr says how to point a client at it."""
+def test_sandbox_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The options reach the server."""
     given: dict[str, object] = {}
     monkeypatch.setattr(perfect_async.sandbox, "run", lambda **settings: given.update(settings))
     port = free_port()
 
     assert 0 == cli.main(["sandbox", "--port", str(port), "--fail", "0.1", "--speed", "4"])
-    assert (
-        f"YOUCAM_BASE_URL=http://127.0.0.1:{port} YOUCAM_API_KEY=anything perfect-async smile"
-        in capsys.readouterr().err
-    )
     assert {
         "host": "127.0.0.1",
         "port": port,
@@ -689,6 +765,25 @@ def use_served(
     monkeypatch.setattr("perfect_async.sandbox._server.serve", serve)
     monkeypatch.setattr(asyncio, "run", lambda main: virtual_time.run(lambda: main))
     assert 0 == cli.main(["sandbox", "--port", str(free_port()), *options])
+
+
+def test_what_the_sandbox_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says where it is, then how a client gets there, and at the end what was charged."""
+
+    async def use(customer: Customer) -> None:
+        await customer.task()
+
+    use_served(monkeypatch, [], use)
+    where, how, ledger = capsys.readouterr().err.splitlines()
+    assert where.startswith("sandbox on http://127.0.0.1:")
+    assert how.startswith("In another terminal: YOUCAM_BASE_URL=http://127.0.0.1:")
+    assert how.endswith(" YOUCAM_API_KEY=anything perfect-async smile PICTURES")
+    assert ledger.startswith(
+        "The sandbox's ledger: 1 units charged, 0 returned, 0 wasted, 999 left;"
+    )
+    assert "<" not in ledger
 
 
 @pytest.mark.parametrize(("charging", "left"), [("creation", 8), ("success", 9)])

@@ -8,16 +8,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import attrs
 import httpx
 import pytest
 
-from perfect_async import Client, cli
+from perfect_async import Client, Limits, Polling, cli
 from perfect_async._ledger.leases import LeaseFile, LeaseRecord
 from perfect_async._ledger.local import LocalLedger, open_local
 from perfect_async._ledger.rows import host_digest, key_digest
 from perfect_async.cli import _doctor, _runner
 from perfect_async.events import MemberRow, SharedLimits
 from perfect_async.sandbox import Durations, Grant, Sandbox
+from perfect_async.scheduler import Scheduler
 from tests.support import virtual_time
 from tests.support.ports import free_port
 from tests.support.terminal import advance_start, use_sandbox
@@ -84,7 +86,7 @@ def test_all_is_well(
     assert checks["units"]["text"].startswith("856 units; the first grant ends on 20")
     assert ("ok", "The vendor's clock and this machine's agree.") == said(checks["clock"])
     assert (
-        "1 of 250 requests are used in 300 s; no other process uses the key now."
+        "1 of 250 requests are counted in 300 s; no other process uses the key now."
         in checks["window"]["text"]
     )
     assert ("ok", "250 requests per 300 s, 5 per second.") == said(checks["limits"])
@@ -375,6 +377,17 @@ def test_other_processes_on_the_key(
     assert 0 == status
     assert "pid 4242 (3 waiting, 2 running, wrote 3.0 s ago)" in checks["window"]["text"]
     assert [{"pid": 4242, "waiting": 3, "running": 2, "age": 3.0}] == checks["window"]["others"]
+
+
+def test_requests_of_earlier_runs() -> None:
+    """Requests of runs that have ended count, too, and no process uses the key now."""
+    fine = Scheduler(Limits(), Polling(), engine_retries=1).statistics()
+    seen = attrs.evolve(fine, requests_in_window=152, requests_by_others=151)
+
+    assert (
+        "152 of 250 requests are counted in 300 s, 151 of them by earlier runs or other processes; "
+        "no other process uses the key now."
+    ) == _doctor._window(seen, None).text
 
 
 def test_sharing_that_does_not_work(

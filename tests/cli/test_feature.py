@@ -257,7 +257,7 @@ def test_an_input_that_cannot_be_sent(folder: Path, monkeypatch: MP, capsys: Cap
 
     assert 1 == cli.main([*arguments, "--json"])
     out, err = capsys.readouterr()
-    assert "cannot be sent: 'empty.jpg' is empty.\n" in err
+    assert "cannot be sent: 'empty.jpg' is empty. Nothing was sent; use another picture.\n" in err
     assert "1 that cannot be sent: nothing to buy." in err
     assert "0 bytes" not in err
     assert json.loads(out)["ok"] is False

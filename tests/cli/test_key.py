@@ -36,6 +36,7 @@ def test_the_key_of_a_file_is_used(tmp_path: Path) -> None:
         (b"", "is empty."),
         (b"\n", "is empty."),
         (b'"s3cret"\n', "stands in quotes, which are no part of it."),
+        (b"...\n", 'is "...", which stands for a key in examples.'),
         (b"s3cret\nother", "holds white space"),
         (b"\xff\xfes3cret", "cannot be read: it is not text."),
     ],

@@ -12,8 +12,10 @@ from typing import cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from perfect_async import Avatar, ConfigurationError, Done, Job, Smile
+from perfect_async._client.folder import job_identity
 from perfect_async._files import names
 from perfect_async._runtime.spec import identity
 from perfect_async.cli._manifest import (
@@ -48,7 +50,7 @@ def results_of(job: Job, out: Path, digits: int = 16) -> list[Path]:
 
 
 def done(job: Job, files: list[Path]) -> Done:
-    return cast("Done", SimpleNamespace(job=job, files=tuple(files)))
+    return cast("Done", SimpleNamespace(job=job, files=tuple(files), changes=()))
 
 
 def plan(out: Path, *jobs: Job, again: bool = False) -> Plan:
@@ -377,3 +379,23 @@ def test_results_of_another_folder(tmp_path: Path, out: Path) -> None:
     assert (files, []) == leave_out_results(files, Manifest(out))
     url = "https://x/a-0123456789abcdef.jpg"
     assert ([url], []) == leave_out_results([url], Manifest(out))
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_picture_that_was_made_to_fit(tmp_path: Path, out: Path, *, replaced: bool) -> None:
+    """Its result is found without `fit`, too, unless the file has become another picture."""
+    source = tmp_path / "a.webp"
+    Image.new("RGB", (40, 30), "red").save(source, "WEBP", lossless=True)
+    job = Smile(source)
+    known = job_identity(job, fit=True)
+    assert known is not None
+    file = picture(out, f"a-{known[:16]}.jpg")
+    if replaced:
+        Image.new("RGB", (40, 30), "blue").save(source, "WEBP", lossless=True)
+    record(cast("Done", SimpleNamespace(job=job, files=(file,), changes=("webp made png",))))
+
+    for _ in range(2):
+        found = plan(out, job)
+        assert (replaced, not replaced) == (found.jobs == [job], found.fitted == 1)
+        (out / NAME).write_bytes((out / NAME).read_bytes() + b"broken\n")
+        Manifest(out).rebuild()

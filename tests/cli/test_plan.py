@@ -5,6 +5,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+from PIL import Image
 
 from perfect_async import Avatar, Job, Smile
 from perfect_async.cli._inputs import Entry, Skipped, count_reasons
@@ -47,6 +48,8 @@ def test_the_line() -> None:
         ({"send": 1, "units": 1.0}, "1 to send, 5 already there, 1 unit of a balance"),
         ({"send": 0}, "0 to send, 5 already there: nothing to buy."),
         ({"used_by_others": 0.9}, "1 min. Other processes have used 90% of the request window"),
+        ({"turned": 1}, "1 min. 1 is turned by EXIF and may come out turned; --fit turns it upr"),
+        ({"turned": 2}, "2 are turned by EXIF and may come out turned; --fit turns them upright."),
         ({"balance": 12.0}, "1 min. The balance does not suffice: what it does not cover is"),
     ],
 )
@@ -142,13 +145,32 @@ def test_pictures_are_looked_at(tmp_path: Path) -> None:
 
 
 def test_with_fit_only_the_hopeless_are_refused(tmp_path: Path) -> None:
-    """What may be made to fit is left to the run; what is empty or gone is not."""
-    (tmp_path / "a.jpg").write_bytes(b"RIFF1234WEBPxxxx")
-    (tmp_path / "b.jpg").touch()
+    """What may be made to fit is left to the run; what is empty, gone or no picture is not."""
+    contents = {"a.jpg": b"RIFF1234WEBPxxxx", "b.jpg": b"", "c.jpg": b"some text", "d.jpg": b"%PDF"}
+    entries = [Entry(tmp_path / name, named=False) for name in contents]
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    with (tmp_path / "e.jpg").open("wb") as file:
+        file.truncate(11 * 1024 * 1024)
+    entries.append(Entry(tmp_path / "e.jpg", named=False))
+
+    looked = look_at_all(entries, Smile, fit=True)
+    assert [entries[0]] == looked.entries
+    assert ["0 bytes", "no picture", "pdf", "too large"] == [one.reason for one in looked.skipped]
+    assert not any("--fit" in one.message for one in looked.skipped)
+    assert 5 == len(look_at_all(entries, Smile).skipped)
+
+
+def test_pictures_that_exif_turns_are_counted(tmp_path: Path) -> None:
+    """Without `fit` they are sent as they are, so they are named; with it they are turned."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg", exif=exif)
+    (tmp_path / "b.jpg").write_bytes(portrait(1, 64))
     entries = [Entry(tmp_path / "a.jpg"), Entry(tmp_path / "b.jpg")]
 
-    assert [entries[0]] == look_at_all(entries, Smile, fit=True).entries
-    assert 2 == len(look_at_all(entries, Smile).refused)
+    assert {tmp_path / "a.jpg"} == look_at_all(entries, Smile).turned
+    assert set() == look_at_all(entries, Smile, fit=True).turned
 
 
 def test_equal_pictures_cost_once(tmp_path: Path) -> None:

@@ -67,12 +67,31 @@ def test_one_that_was_named_cannot_be_sent(
     assert 1 == cli.main(["smile", "in", "in/b.jpg", "--json"])
     out, err = capsys.readouterr()
     assert "3 to send, 1 that cannot be sent, 3 units" in err
-    assert 1 == err.count("cannot be sent: 'in/b.jpg' is empty.\n")
-    assert 1 == err.count("1 failed: 'in/b.jpg' is empty. Nothing was sent;")
+    assert 1 == err.count("cannot be sent: 'in/b.jpg' is empty. Nothing was sent; use another")
+    assert 1 == err.count("'in/b.jpg' is empty.")
     assert 0 == err.count("failed: in/b.jpg")
     assert [True, True, True, False] == sorted(
         (json.loads(line)["ok"] for line in out.splitlines()), reverse=True
     )
+
+
+def test_some_that_were_named_are_not_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mistyped name and a broken link have failed, each; the others are sent: status 1."""
+    sandbox = use_sandbox(monkeypatch)
+    Path("in/link.jpg").symlink_to("nowhere")
+
+    assert 1 == cli.main(["smile", "in/0.jpg", "in/00.jpg", "in/link.jpg", "in/1.jpg"])
+    err = capsys.readouterr().err
+    assert "cannot be sent: there is no file or folder 'in/00.jpg'; did you mean 'in/0.jpg'?" in err
+    assert "cannot be sent: 'in/link.jpg' is a link to a file that is not there." in err
+    assert "2 to send, 2 that cannot be sent, 2 units" in err
+    assert "2 done, 2 failed, 2 units" in err
+    assert 2 == sandbox.ledger.units_charged
+
+    assert 2 == cli.main(["smile", "in/00.jpg", "in/link.jpg"])
+    assert "perfect-async: there is no file or folder 'in/00.jpg'" in capsys.readouterr().err
 
 
 def test_all_that_was_named_cannot_be_sent(
@@ -348,6 +367,82 @@ def test_failures_are_sent_again(
 
     assert 0 == cli.main(["smile", "--retry-failed"])
     assert "No failed picture is recorded in perfect-async-out" in capsys.readouterr().err
+
+
+def test_what_was_refused_before_it_was_sent_is_sent_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A picture that could not be sent has failed, too, named or in a folder that is named."""
+    sandbox = use_sandbox(monkeypatch)
+    Path("in/a.webp").write_bytes(b"RIFF1234WEBPxxxx")
+    Path("in/b.jpg").touch()
+
+    for named, arguments in (("a.webp", ["in"]), ("b.jpg", ["in"]), ("b.jpg", [])):
+        assert 1 == cli.main(["smile", f"in/{named}"])
+        assert "--retry-failed" not in capsys.readouterr().err
+        assert 1 == cli.main(["smile", *arguments, "--retry-failed"])
+        assert "0 to send, 1 that cannot be sent: nothing" in capsys.readouterr().err
+        assert 0 == cli.main(["smile", "in/0.jpg", "--retry-failed"])
+        err = capsys.readouterr().err
+        assert "None of the pictures that failed last into perfect-async-out is named" in err
+    Path("in/b.jpg").write_bytes(portrait(7, 64))
+    assert 0 == cli.main(["smile", "--retry-failed"])
+    assert 1 == sandbox.ledger.units_charged
+
+
+def test_a_wrong_template_is_not_sent_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What would fail in the same way is not advised; with the right template it is sent."""
+    sandbox = use_sandbox(monkeypatch)
+
+    assert 1 == cli.main(["avatar", "in/0.jpg", "--template", "nope"])
+    assert "--retry-failed" not in capsys.readouterr().err
+    advance_start(monkeypatch, 100)
+    assert 0 == cli.main(["avatar", "--retry-failed", "--template", "male_studio_00"])
+    assert 1 == sandbox.ledger.units_charged
+
+
+def test_the_last_line_repeats_the_skipped(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pictures that were skipped are in the last line: the exit status does not count them."""
+    use_sandbox(monkeypatch)
+    Path("in/b.jpg").touch()
+
+    for counts in ("3 done, 0 failed, 1 skipped", "0 done, 0 failed, 3 already there, 1 skipped"):
+        assert 0 == cli.main(["smile", "in"])
+        assert counts in capsys.readouterr().err.splitlines()[-1]
+        advance_start(monkeypatch, 100)
+
+
+def test_subfolders_are_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder's folders are not searched, which one line says; results and hidden ones are not."""
+    use_sandbox(monkeypatch)
+    for name in ("in/2025/a", "in/2026", "in/.cache", "in/out"):
+        Path(name).mkdir(parents=True)
+    Path("in/notes.txt").touch()
+
+    assert 0 == cli.main(["smile", "in", "--out", "in/out"])
+    line = "'in': 2 subfolders are not searched: use 'in/**/*'; 1 file is no picture by the name."
+    assert 1 == capsys.readouterr().err.count(line)
+    assert 0 == cli.main(["smile", "in/**/*", "--out", "in/out"])
+    assert "searched" not in capsys.readouterr().err
+
+
+def test_one_picture_that_cannot_be_sent_is_named_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The cause and what to do are one line, and no line repeats them."""
+    use_sandbox(monkeypatch)
+    Path("in/a.webp").write_bytes(b"RIFF1234WEBPxxxx")
+
+    assert 1 == cli.main(["smile", "in/a.webp"])
+    err = capsys.readouterr().err
+    assert 1 == err.count("'in/a.webp' is webp by its first bytes")
+    assert "let --fit convert it" in err
 
 
 def test_a_list_with_keys(

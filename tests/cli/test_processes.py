@@ -295,3 +295,15 @@ def test_killed_and_resumed(tmp_path: Path) -> None:
     assert "4 units charged, 0 returned, 0 wasted" in ledger
     assert "a-secret-key" not in out + err
     assert b"a-secret-key" not in (tmp_path / "jobs.db").read_bytes()
+
+
+@pytest.mark.real_time
+def test_a_sandbox_that_is_terminated(tmp_path: Path) -> None:
+    """SIGTERM prints the ledger of the sandbox, too: status 143."""
+    with serve_sandbox(tmp_path) as (_, server):
+        server.send_signal(signal.SIGTERM)
+        _, ledger = server.communicate()
+
+    assert 143 == server.returncode
+    assert "0 units charged" in ledger
+    assert "Traceback" not in ledger

@@ -17,7 +17,7 @@ from perfect_async import (
     Unauthorized,
 )
 from perfect_async.cli._display import JobReport
-from perfect_async.cli._summary import causes, is_shared, message_of
+from perfect_async.cli._summary import causes, hint_of, is_shared, message_of
 from perfect_async.cli._wording import in_terminal_terms
 
 
@@ -114,3 +114,13 @@ def test_hints_name_nothing_of_the_library(error: PerfectError) -> None:
 
     for word in ("`", "client", "Client", "attach", "max_units", "buy_in_doubt", "raw", "Limits"):
         assert word not in advice
+
+
+@pytest.mark.parametrize("url", ["", "http://127.0.0.1:8787"])
+def test_an_address_of_ones_own_is_worth_a_look(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """Where a variable names the host that is not reached, the hint names the variable."""
+    monkeypatch.setenv("YOUCAM_BASE_URL", url)
+    error = ServiceUnavailable("the vendor's API could not be reached.", never_sent=True)
+
+    assert ("YOUCAM_BASE_URL" in hint_of(error)) is bool(url)
+    assert "YOUCAM_BASE_URL" not in hint_of(ServiceUnavailable("x", never_sent=False))

@@ -22,6 +22,13 @@ def test_quotes_around_a_key_are_named(key: str) -> None:
     assert "YOUCAM_API_KEY" in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["...", "\u2026"])
+def test_the_key_of_an_example_is_named(key: str) -> None:
+    """Three dots, copied from an example, are refused before the vendor refuses them."""
+    with pytest.raises(ConfigurationError, match="which stands for a key in examples"):
+        Client(key)
+
+
 @pytest.mark.parametrize("key", [None, "", "\n", "Bearer x", "a b", "kéy", " key"])
 def test_an_impossible_key_is_refused(key: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key that is missing, empty, or has impossible characters is refused."""

@@ -189,7 +189,7 @@ def test_heavy_pictures_are_compressed() -> None:
     found = fitted(data, Small)
     assert len(found.data) < Small.largest
     assert found.changes[0] == "png made jpg"
-    assert found.changes[-1].startswith("0.0 MB made")
+    assert found.changes[-1].startswith("0.0 MiB made")
     found = fitted(saved(noise(200, 200), "JPEG", quality=95), Small)
     assert len(found.data) < Small.largest
     assert any(change.startswith("200 x 200 px made") for change in found.changes)

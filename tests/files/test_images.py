@@ -285,7 +285,7 @@ class TestRefusing:
         path = tmp_path / "me.jpg"
         limit = 10 * 1024 * 1024
         path.write_bytes(JPG.ljust(limit, b"\0"))
-        expected = "has 10.0 MB; ai-smile takes less than 10.0 MB."
+        expected = "has 10.0 MiB; ai-smile takes less than 10.0 MiB."
         assert (await refusal(path)).endswith(expected)
         assert (await refusal(path.read_bytes())).endswith(expected)
 
@@ -301,7 +301,7 @@ class TestRefusing:
         except OSError:
             pytest.skip("this file system knows no such files")
 
-        assert "has 1,048,576.0 MB" in await refusal(path)
+        assert "has 1,048,576.0 MiB" in await refusal(path)
 
     @pytest.mark.parametrize("kind", ["jpg", "png", "heic"])
     async def test_the_long_side_is_limited(self, kind: str) -> None:
@@ -422,12 +422,12 @@ class TestRefusing:
         assert reason == caught.value.reason
 
     async def test_a_video_has_its_own_limit(self, tmp_path: Path) -> None:
-        """A video of 100 MB is too large for a feature that accepts videos."""
+        """A video of 100 MiB is too large for a feature that accepts videos."""
         path = tmp_path / "film.mp4"
         path.write_bytes(box(b"ftyp", b"isom\0\0\0\0mp41"))
         os.truncate(path, 100 * 1024 * 1024)
 
-        with pytest.raises(PictureRefused, match=r"has 100\.0 MB") as caught:
+        with pytest.raises(PictureRefused, match=r"has 100\.0 MiB") as caught:
             await inspect(path, Feature("video-sr", src=path))
         assert ("too large", False) == (caught.value.reason, caught.value.fittable)
 

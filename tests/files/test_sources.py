@@ -86,7 +86,7 @@ async def test_reading_is_bounded() -> None:
             return bytes(size)
 
     endless = Endless()
-    with pytest.raises(PictureRefused, match=r"the file object has 10\.0 MB"):
+    with pytest.raises(PictureRefused, match=r"the file object has 10\.0 MiB"):
         await inspect(endless, Smile)
     assert Smile.largest + 1 == endless.count
 

@@ -315,7 +315,9 @@ async def test_a_video_has_limits_of_its_own(tmp_path: Path) -> None:
         await c.run(Feature("video-sr", {"dst_duration": 1}, src=path))
         with path.open("r+b") as file:
             file.truncate(100 * 2**20)
-        with pytest.raises(PictureRefused, match=r"100\.0 MB; video-sr takes less than 100\.0 MB"):
+        with pytest.raises(
+            PictureRefused, match=r"100\.0 MiB; video-sr takes less than 100\.0 MiB"
+        ):
             await c.run(Feature("video-sr", {"dst_duration": 1}, src=path))
 
     assert {"success": 1} == sandbox.ledger.tasks_by_state
