@@ -3,7 +3,7 @@
     PerfectError
     ├── ConfigurationError      you, in the program or its environment
     │   └── JournalError        you, at the journal's path or its disk
-    ├── ClientClosed            nobody: the job was not sent
+    ├── ClientClosed            you: open a client
     ├── JobRefused              you, in the parameters of this job
     │   ├── PictureRefused      you, in this picture
     │   └── SourceLost          you: give the picture again
@@ -166,7 +166,11 @@ class JournalError(ConfigurationError):
 
 
 class ClientClosed(PerfectError):
-    """The client, or the batch, closed before this job was sent; nothing was bought."""
+    """The client, or the batch, closed before this job was sent; nothing was bought.
+
+    `Result.save` and `read` raise it too if the client is closed. That task is finished and paid
+    for, and the hint says how to fetch its result again with `Client.attach`.
+    """
 
     hint = "Nothing was bought for this job; run it on an open client."
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ import anyio
 import attrs
 
 from perfect_async._api.tasks import FEATURES, says_more
+from perfect_async._client.settings import attach_call
 from perfect_async._files import names
 from perfect_async._files.endings import has_end
 from perfect_async._files.images import HEAD, sniff
@@ -24,6 +25,7 @@ from perfect_async._files.threads import in_thread
 from perfect_async._value import Value
 from perfect_async.errors import (
     BadAnswer,
+    ClientClosed,
     ConfigurationError,
     PerfectError,
     RequestRefused,
@@ -102,7 +104,7 @@ class ImagePlace:
 class ResultImage(Value):
     """One file of a result: a picture, or a video or zip of a `Feature`.
 
-        data = await result.images[0].read()
+        data = await result.images[0].read()         # while the client is open
 
     - `url`: a signed URL; anybody who has it can download the file. The repr shows it without its
       query, which holds the signature.
@@ -132,7 +134,25 @@ class ResultImage(Value):
             )
         downloads = _Downloads(place.session, place.feature, place.task_id, place.count)
         work = partial(downloads.get, place.index, self, _Memory, _Memory.read)
-        return await place.session.executor.call(work)
+        return await _call(place.session, place.feature, place.task_id, work)
+
+
+async def _call(
+    session: ClientSession, feature: str, task_id: str, work: Callable[[], Awaitable[T]]
+) -> T:
+    """Await the `work` for the result of a task. Raises `ClientClosed` that names the task."""
+    try:
+        return await session.executor.call(work)
+    except ClientClosed as exc:
+        error = ClientClosed(
+            f"The client is closed, so the result of task {quoted(task_id)} was not downloaded; "
+            "the vendor keeps it for a day at least, unless it was deleted."
+        )
+        error.hint = (
+            "Nothing needs to be bought again: read or save results inside `async with`, or open a "
+            f"client and call `{attach_call(feature, task_id)}`."
+        )
+        raise error from exc
 
 
 class _Downloads:
@@ -214,6 +234,9 @@ class Result(Value):
         result = await client.run(Smile("selfie.jpg"))
         await result.save("smiling.jpg")        # or: [data] = await result.read()
 
+    Save or read it while the client is open. After that, `Client.attach` of another client fetches
+    the result again at no charge.
+
     - `task_id`: the vendor's id.
     - `images`: the pictures, see `ResultImage`.
     - `job`: the job; None if only the task's id is known, as after `attach`.
@@ -265,10 +288,10 @@ class Result(Value):
 
         Each is a whole file, unchanged: a jpg, png or webp, of a `Feature` also a video or a zip.
         The list is empty if `raw` is the whole result. 200 avatars may take some hundred megabytes;
-        `result.images[i].read()` returns one picture. Raises as `save` does, except errors of the
-        disk.
+        `result.images[i].read()` returns one picture. Call it while the client is open. Raises as
+        `save` does, except errors of the disk.
         """
-        return await self._session.executor.call(self._read_all)
+        return await self._call(self._read_all)
 
     async def save(self, target: str | os.PathLike[str]) -> list[Path]:
         """Download the pictures to `target` and return their paths, in the order of `images`.
@@ -284,13 +307,17 @@ class Result(Value):
 
         A file appears only when it is whole, and replaces a file of the same name (a link itself,
         not its target). If one picture fails, those before it stay. Saving again is never charged;
-        if a URL has expired, a new one costs one request.
+        if a URL has expired, a new one costs one request. Call it while the client is open.
 
-        Raises `BadAnswer` if the download is not a picture, `RequestRefused` or
+        Raises `ClientClosed` if the client is closed, `TaskExpired` if the vendor no longer has the
+        result, `BadAnswer` if the download is not a picture, `RequestRefused` or
         `ServiceUnavailable` if it fails (after three tries) or ends early, `ConfigurationError` for
         an empty `target` or one with a NUL, and `OSError` for errors of the disk.
         """
-        return await self._session.executor.call(partial(self._save_all, os.fspath(target)))
+        return await self._call(partial(self._save_all, os.fspath(target)))
+
+    async def _call(self, work: Callable[[], Awaitable[T]]) -> T:
+        return await _call(self._session, self._feature, self.task_id, work)
 
     async def _save_all(self, path: str) -> list[Path]:
         target = await in_thread(SaveTarget.of, path)

@@ -115,9 +115,7 @@ class ClientSession:
 
     @staticmethod
     def _closed() -> ClientClosed:
-        return ClientClosed(
-            "This client is closed; its results can be read and saved only while it is open."
-        )
+        return ClientClosed("This client is closed.")
 
     # Jobs.
 

@@ -95,6 +95,16 @@ def feature(value: object, version: str) -> str:
     return name
 
 
+def attach_call(feature: str, task_id: str) -> str:
+    """Return the call of `Client.attach` for a task, for a message; `feature` is its name."""
+    typed = FEATURES.get(feature)
+    if typed is not None:
+        return f"await client.attach({typed.__name__}, {quoted(task_id)})"
+    path, _, version = feature.partition("@")
+    more = f", version={quoted(version)}" if version else ""
+    return f"await client.attach({quoted(path)}, {quoted(task_id)}{more})"
+
+
 def task_id(value: object) -> str:
     """Return `value` if it can be the id of a task. Raises `ConfigurationError`."""
     if not isinstance(value, str) or not value:

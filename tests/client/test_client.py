@@ -238,8 +238,30 @@ async def test_a_closed_client_refuses_every_call(tmp_path: Path) -> None:
         await c.run(smile())
     with pytest.raises(ClientClosed):
         await batch.__aenter__()
-    with pytest.raises(ClientClosed, match="while it is open"):
+    with pytest.raises(ClientClosed, match="was not downloaded"):
         await result.save(tmp_path / "results")
+
+
+async def test_a_result_that_is_read_after_its_client_says_how_to_fetch_it(
+    tmp_path: Path,
+) -> None:
+    """The task was paid for, so the error does not say that nothing was bought."""
+    sandbox = vendor()
+    async with client(sandbox) as c:
+        result = await c.run(smile())
+
+    for call in (result.read, result.images[0].read, lambda: result.save(tmp_path)):
+        with pytest.raises(ClientClosed) as caught:
+            await call()
+        assert "Nothing was bought" not in str(caught.value)
+        fetching = f"`await client.attach(Smile, {result.task_id!r})`"
+        assert fetching in caught.value.hint
+        assert "inside `async with`" in caught.value.hint
+
+    async with client(sandbox) as c:
+        again = await c.attach(Smile, result.task_id)
+        assert 1 == len(await again.read())
+    assert 1 == sandbox.ledger.units_charged
 
 
 def test_a_client_belongs_to_its_loop() -> None:
