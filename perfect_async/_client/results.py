@@ -27,6 +27,7 @@ from perfect_async.errors import (
     BadAnswer,
     ClientClosed,
     ConfigurationError,
+    NotSaved,
     PerfectError,
     RequestRefused,
     ServiceUnavailable,
@@ -306,10 +307,13 @@ class Result(Value):
         the answer of a `Feature` has more than URLs, a last file holds `raw` as JSON.
 
         A file appears only when it is whole, and replaces a file of the same name (a link itself,
-        not its target). If one picture fails, those before it stay. Saving again is never charged;
-        if a URL has expired, a new one costs one request. Call it while the client is open.
+        not its target). Two files are never replaced: a source of the job, and another file whose
+        name you did not give, since `target` had another suffix. If one picture fails, those before
+        it stay. Saving again is never charged; if a URL has expired, a new one costs one request.
+        Call it while the client is open.
 
-        Raises `ClientClosed` if the client is closed, `TaskExpired` if the vendor no longer has the
+        Raises `NotSaved` instead of replacing such a file; pass another `target` then. Raises
+        `ClientClosed` if the client is closed, `TaskExpired` if the vendor no longer has the
         result, `BadAnswer` if the download is not a picture, `RequestRefused` or
         `ServiceUnavailable` if it fails (after three tries) or ends early, `ConfigurationError` for
         an empty `target` or one with a NUL, and `OSError` for errors of the disk.
@@ -328,10 +332,42 @@ class Result(Value):
                 name = names.in_folder(self._stem, self._identity, kind, number)
             else:
                 name = names.as_file(Path(target.name), kind, number).name
-            part.replace(target.folder / name)
-            return target.folder / name
+            path = target.folder / name
+            if self._is_source(path):
+                raise self._not_replaced(path, "is the job's own source")
+            if target.name is None or path.suffix == Path(target.name).suffix:
+                part.replace(path)
+                return path
+            part.put(path)
+            if not part.is_at(path):
+                raise self._not_replaced(
+                    path,
+                    f"exists already; the result is a {kind}, so {quoted(target.name)} cannot be "
+                    "its name",
+                )
+            return path
 
         return await self._write(target.folder, range(self.file_count), put)
+
+    def _is_source(self, path: Path) -> bool:
+        """Return whether `path` is the file of an input of the job."""
+        return any(
+            _is_same_file(path, name)
+            for each in (() if self.job is None else self.job.inputs)
+            if (name := names.file_name(each.source)) is not None
+        )
+
+    def _not_replaced(self, path: Path, why: str) -> NotSaved:
+        error = NotSaved(
+            f"{quoted(path)} {why}, and was not replaced.",
+            task_id=self.task_id,
+            units_at_stake=self.units,
+        )
+        error.hint = (
+            "The vendor keeps the result for a day at least: call `save` again with another name, "
+            "or with a folder."
+        )
+        return error
 
     async def _write(self, folder: Path, wanted: Sequence[int], put: Put) -> list[Path]:
         """Download the pictures with the indices `wanted`; this is a `Write` of `_files.sets`."""
@@ -466,6 +502,13 @@ class Failed(Value):
 
 Outcome: TypeAlias = Done | Failed
 """The outcome of one job of a batch: `outcome.ok` is True for `Done` and False for `Failed`."""
+
+
+def _is_same_file(path: Path, name: str) -> bool:
+    try:
+        return path.samefile(name)
+    except (OSError, ValueError):
+        return False
 
 
 def _picture_type(head: bytes) -> str:
