@@ -372,7 +372,8 @@ class Feature(Job):
       `ref_file_urls`; `mask` under the vendor's name `msk`.
     - `version`: the part before `/task/` in the vendor's pages, "v2.0" or "v2.1".
     - `units`: the price from the vendor's page, rounded up. A spending limit (`max_units`) needs
-      it.
+      it. Without it the price is unknown: the vendor's answers do not name it, so `Result.units`
+      and all sums count each task as 1 unit, and `Result.priced` is False.
     - `key`: your own identity of the job, as in `Smile`.
 
     An input is a picture (jpg, png, heic, webp, gif, bmp or tiff, under 10 MiB) or a video (mp4 or
@@ -760,7 +761,7 @@ class Progress(Value):
       generator, that has not ended.
     - `done`, `failed`, `running` (the vendor has the task), `waiting` (not created yet): how many
       jobs are in each state; together they are `total`.
-    - `units`: the units charged so far, less those returned.
+    - `units`: the units charged so far, less those returned; 1 for each task of unknown price.
     - `eta`: the seconds until the last job ends, estimated from the request window and observed
       durations; None while it cannot be estimated.
     """

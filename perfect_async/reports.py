@@ -147,6 +147,9 @@ class HistoryEntry(Value):
 class Spending(Value):
     """Units since the client opened, by the prices of the features: `Statistics.units`.
 
+    A task of a `Feature` without `units=` has no known price and counts as 1 unit, the least that
+    it can cost.
+
     - `charged`: units of the tasks that were created, or taken over from a journal.
     - `returned`: units that the vendor returned after its engine failed.
     - `at_stake`: units that were charged, or may have been, without a result: the task was lost or

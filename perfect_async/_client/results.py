@@ -242,7 +242,8 @@ class Result(Value):
     - `images`: the pictures, see `ResultImage`.
     - `job`: the job; None if only the task's id is known, as after `attach`.
     - `units`: the units that were charged for it, all tries included; 0.0 if an equal job, another
-      process or a former run paid for the task.
+      process or a former run paid for the task. It is counted by the price of the job. If `priced`
+      is False, nobody gave that price, and each task counts as 1 unit, the least that it can cost.
     - `duration`: the seconds from the creation of the task to its end; None if the client did not
       create it.
     - `files`: the paths of the saved files, if the job had `save_to`.
@@ -267,6 +268,14 @@ class Result(Value):
     _identity: str = attrs.field(alias="identity", kw_only=True, repr=False, eq=False)
     _session: ClientSession = attrs.field(alias="session", kw_only=True, repr=False, eq=False)
     raw: object = attrs.field(default=None, kw_only=True, repr=False, eq=False)
+
+    @property
+    def priced(self) -> bool:
+        """Whether `units` is what was charged; False for a `Feature` without `units=`.
+
+        `Client.history` lists what the vendor has charged.
+        """
+        return self.job is None or self.job.priced or not self.units
 
     @property
     def outputs(self) -> tuple[ResultImage, ...]:
@@ -444,8 +453,7 @@ class Done(Value):
                 await outcome.result.save("out/")
 
     - `job`: the job; `result`: its pictures; `task_id`: the vendor's id.
-    - `units`: the units that were charged for it, all tries included; 0.0 if an equal job paid for
-      the task.
+    - `units`: as in `Result`: the least that was charged if `result.priced` is False.
     - `duration`: the seconds from the creation of the task to its end; None if the client did not
       create it.
     - `files`: the paths of the saved files, if the batch had `save_to`.
@@ -479,7 +487,8 @@ class Failed(Value):
     - `job`: the job.
     - `error`: the reason, with `message`, `hint` and `units_at_stake`, see `PerfectError`.
     - `task_id`: the vendor's id; None if no task was created or its id is unknown.
-    - `units`: the units that were charged and not returned.
+    - `units`: the units that were charged and not returned; each task counts as 1 unit if the price
+      of the job is unknown (`job.priced` is False).
     - `duration`: the seconds from the creation of the task to its end, or None.
     - `changes`: as in `Done`.
     - `ok` is False, `result` is None and `files` is empty.

@@ -224,9 +224,12 @@ class JobHandle:
         how = "done"
         if isinstance(self.ending, PerfectError):
             how = f"failed: {type_name(self.ending)}: {self.ending.message}"
+        cost = f"{self.units:g} {'unit' if self.units == 1 else 'units'}"
+        if self.units and self.spec.job is not None and not self.spec.job.priced:
+            cost = f"at least {cost} (no price was given)"
         LOG.info(
-            "Job %s%s %s%s, %g %s",
-            *(what, task, how, lasted, self.units, "unit" if self.units == 1 else "units"),
+            "Job %s%s %s%s, %s",
+            *(what, task, how, lasted, cost),
             extra={
                 "feature": self.spec.feature,
                 "task_id": self.task_id,

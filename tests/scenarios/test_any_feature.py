@@ -346,6 +346,21 @@ async def test_an_estimate_of_any_feature() -> None:
             await c.estimate([skin(units=None)])
 
 
+async def test_a_result_says_whether_its_units_are_known(caplog: pytest.LogCaptureFixture) -> None:
+    """Without a price, `units` is the least that was charged, and `priced` is False."""
+    caplog.set_level("INFO", "perfect_async")
+    sandbox = vendor()
+    async with client(sandbox) as c:
+        unknown = await c.run(skin(units=None))
+        known = await c.run(skin(key="known"))
+        attached = await c.attach("skin-analysis", known.task_id, version="v2.1")
+
+    assert (1.0, False) == (unknown.units, unknown.priced)
+    assert (9.0, True) == (known.units, known.priced)
+    assert (0.0, True) == (attached.units, attached.priced)
+    assert 1 == caplog.text.count("s, at least 1 unit (no price was given)")
+
+
 async def test_a_failure_returns_the_units() -> None:
     """A task on which the engine failed costs nothing in the end, and may be tried again."""
     sandbox = vendor(faults=Faults(engine_errors=1.0, engine_error_codes=("error_inference",)))
