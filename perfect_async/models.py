@@ -138,7 +138,8 @@ class Job(Value):
     """The base of all jobs, for annotations; make a `Smile`, `Avatar`, `Studio` or `Feature`.
 
     - `feature`: the vendor's name of the feature, as in the path of its requests.
-    - `source`: the picture; `key`: your own identity of the job, or None.
+    - `source`: the picture; `key`: your own identity of the job, such as an order number, or None.
+      One key always names one picture, see `Smile`.
     - `formats`: the types of picture that the feature accepts.
     - `longest_side` in pixels, `largest` in bytes, `longest_shape` (long side divided by short
       side): the limits of a picture. `largest_video` in bytes: that of a video.
@@ -202,14 +203,20 @@ class Smile(Job):
         await result.save("smiling.jpg")
 
     - `source`: a path, bytes, a binary file (read once), a Pillow image, an http(s) URL, or a
-      `FileId`. The picture is a jpg, png or heic of one person, under 10 MiB; its long side has at
-      most 4096 px and is at most 20 times the short one. `Client(fit=True)` converts many others. A
-      Pillow image is sent as PNG, or as JPEG of quality 95 if the PNG would be too large.
+      `FileId`. A path is used as it is: `~` and patterns such as `*.jpg` are not expanded, so pass
+      `Path("~/a.jpg").expanduser()`, and each path of `Path(".").glob("*.jpg")`. The picture is a
+      jpg, png or heic of one person, under 10 MiB; its long side has at most 4096 px and is at most
+      20 times the short one. `Client(fit=True)` converts many others. A Pillow image is sent as
+      PNG, or as JPEG of quality 95 if the PNG would be too large.
     - `expression`: "smile_with_teeth_visible" or "closed_mouth_smile".
-    - `key`: your own identity of the job, such as a customer number. Without one the identity is
-      made from the bytes that are sent. Jobs of equal identity share one task.
+    - `key`: your own identity of the job, such as an order number. One key always names one
+      picture: jobs of the same key share one task, and a job with the same key and another picture
+      raises `JobRefused`. So a customer number is no key, unless each customer has one picture.
+      Without a key the identity is made from the bytes that are sent.
 
-    Raises `JobRefused` for an unknown expression and an empty key. (contract: Create the task)
+    Raises `JobRefused` for an unknown expression and an empty key. A key that already names another
+    picture, and a picture that cannot be sent, raise it when the job is run. (contract: Create the
+    task)
     """
 
     feature = "ai-smile"
@@ -374,7 +381,7 @@ class Feature(Job):
     - `units`: the price from the vendor's page, rounded up. A spending limit (`max_units`) needs
       it. Without it the price is unknown: the vendor's answers do not name it, so `Result.units`
       and all sums count each task as 1 unit, and `Result.priced` is False.
-    - `key`: your own identity of the job, as in `Smile`.
+    - `key`: your own identity of the job, as in `Smile`: one key always names the same inputs.
 
     An input is a picture (jpg, png, heic, webp, gif, bmp or tiff, under 10 MiB) or a video (mp4 or
     mov, under 100 MiB): a path, bytes, a binary file (read once), a Pillow image, an http(s) URL,
