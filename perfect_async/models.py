@@ -327,6 +327,8 @@ _SEGMENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # Rows of the ledger hold the path, so it is bounded; the vendor's longest has 40 characters.
 _LONGEST_PATH: Final = 256
 _CALLS: Final = {"delete", "template"}
+# The typed features without the vendor's "ai-"; no feature of the vendor has these paths.
+_NICKNAMES: Final = {"smile", "avatar", "studio"}
 _INPUT: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _ENDS: Final = ("_file_id", "_file_url", "_file_ids", "_file_urls")
 _MARK: Final = "$input"
@@ -351,6 +353,10 @@ def feature_name(path: object, version: str = "v2.0") -> str:
         raise JobRefused(
             f"{quoted(path)} is not a feature: {quoted(other)} in a path is another of the "
             "vendor's calls."
+        )
+    if path in _NICKNAMES:
+        raise JobRefused(
+            f"{quoted(path)} is not a feature of the vendor; its name is {quoted(f'ai-{path}')}."
         )
     if version not in get_args(Version):
         known = ", ".join(get_args(Version))
