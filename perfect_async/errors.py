@@ -401,9 +401,10 @@ class TaskFailed(TaskError):
 
 
 class TaskExpired(TaskError):
-    """The vendor no longer knows the task, since nobody polled it in time.
+    """The vendor does not know the task, mostly since nobody polled it in time.
 
-    Its units may have been charged. (contract: Expiry and charging)
+    Its units may have been charged. The vendor gives the same answer to an id, a feature, a version
+    or a key other than those that the task was created with. (contract: Expiry and charging)
     """
 
     hint = "Compare the balance; run the job again if a second charge is acceptable."
@@ -464,7 +465,9 @@ class WaitTimeout(TaskError, TimeoutError):
             if error.task_id is not None:
                 result = await client.attach(Smile, error.task_id)
 
-    It is also a `TimeoutError`. `task_id` is None if the job was not created.
+    It is also a `TimeoutError`. `task_id` is None if the job was not sent, which costs nothing, or
+    if its creation has no answer yet, which `units_at_stake` shows. The hint says which it is, and
+    the message says so if the request window of the key was full.
     """
 
     hint = (

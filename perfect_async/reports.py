@@ -191,8 +191,8 @@ class Statistics(Value):
       another program uses the key.
     - `members`: processes and event loops that share the key by a ledger, this one included.
     - `requests_by_others`: how many of `requests_in_window` the other members sent.
-    - `window_wait`: the time until the first job can be sent if other members have used the window;
-      else 0.
+    - `window_wait`: the time until the first job can be sent if jobs wait, no task runs, and the
+      window is full, by requests of this client or of others; else 0.
     - `limits`, `lease`: the settings in force, the strictest of all members.
 
     Polls and connections:

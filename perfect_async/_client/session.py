@@ -386,7 +386,7 @@ class ClientSession:
     ) -> TrackedJob:
         """Wait for the `awaited` event of a job; withdraw the job if the wait ends before it."""
         job: TrackedJob | None = None
-        came = False
+        came, window_wait = False, 0.0
         try:
             with anyio.move_on_after(timeout):
                 job = await track()
@@ -394,12 +394,13 @@ class ClientSession:
             came = job is not None and awaited(job).is_set()
         finally:
             if job is not None and not came:
+                window_wait = self.driver.scheduler.window_wait()
                 self.driver.withdraw(job.handle)
         if job is not None and came:
             return job
         handle = None if job is None else job.handle
         failure = self.channel.last_failure if handle is None else handle.failure
-        error = wait_timeout(timeout or 0.0, what, handle, failure)
+        error = wait_timeout(timeout or 0.0, what, handle, failure, window_wait)
         raise error from error.__cause__
 
     async def status(self, feature: str, task_id: str) -> TaskStatus:
@@ -547,7 +548,11 @@ class ClientSession:
         except RequestRefused as exc:
             if not tasks.is_unknown_task(exc):
                 raise
-            gone = "the vendor no longer knows the task, so its pictures cannot be fetched."
+            gone = (
+                "the vendor does not know the task, so its pictures cannot be fetched: it expired "
+                "or was deleted, or the id, the feature, its version or the key is not the one it "
+                "was created with."
+            )
             raise TaskExpired(gone, task_id=task_id, request_id=exc.request_id) from None
         asked = ev.Poll(0, 0)
         return tasks.read_status(asked, reply, feature=feature, task_id=task_id, units=0.0)

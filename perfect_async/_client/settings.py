@@ -107,6 +107,14 @@ def attach_call(feature: str, task_id: str) -> str:
 
 def task_id(value: object) -> str:
     """Return `value` if it can be the id of a task. Raises `ConfigurationError`."""
+    if value is None:
+        error = ConfigurationError("task_id is None, so no task is known that could be asked for.")
+        error.hint = (
+            "An error has no task_id if its job was not sent, which costs nothing, or if its "
+            "creation has no answer: then it has `units_at_stake`, and `SubmissionInDoubt` also "
+            "`candidates`."
+        )
+        raise error
     if not isinstance(value, str) or not value:
         raise ConfigurationError(f"task_id is {quoted(value)}; it must be the vendor's id, a text.")
     return value

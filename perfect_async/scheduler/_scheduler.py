@@ -376,14 +376,13 @@ class Scheduler:
         return max(budget, left * lasts / at_once)
 
     def window_wait(self) -> float:
-        """Estimate the seconds until the first job can be sent, where others used the window.
+        """Estimate the seconds until the first job can be sent, if the window is full.
 
-        0 while something runs, or where others have sent next to nothing.
+        0 while something runs. The requests of this process and of others count alike.
         """
         state, now = self._state, self._state.updated_at
         waiting = state.uncreated()
-        # Counting the requests comes last: it looks at each, and this is asked at each step.
-        if not waiting or len(state.jobs) > waiting or not state.members.requests(now):
+        if not waiting or len(state.jobs) > waiting:
             return 0.0
         limit = state.pacer.limit(now)
         # A first task may be one of those that last long.

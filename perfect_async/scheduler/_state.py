@@ -382,7 +382,7 @@ class SchedulerState:
         self.queries.cancel(ref)
         if (job := self.jobs.get(ref)) is not None:
             job.wanted = False
-            self._end_uncreated([job], ClientClosed("Nobody waits for this job."))
+            self._end_uncreated([job], ClientClosed("The caller no longer waits for this job."))
 
     def on_channel_closed(self, channel: int, now: int) -> None:
         """End what `channel` has not created yet; its running tasks go on."""

@@ -604,8 +604,32 @@ async def test_timeouts_bound_the_waiting_and_not_the_task() -> None:
         assert 3.0 == clock() - began
         assert [task.task_id for task in sandbox.ledger.tasks] == [caught.value.task_id]
         assert 1.0 == caught.value.units_at_stake
+        again = f"`await client.attach(Smile, {caught.value.task_id!r})` waits for it again."
+        assert caught.value.hint.endswith(again)
 
     assert {"success": 1} == dict(sandbox.ledger.tasks_by_state)
+
+
+async def test_a_wait_for_the_window_is_visible(caplog: pytest.LogCaptureFixture) -> None:
+    """The statistics, one line of the log and the error name a window that is full."""
+    caplog.set_level("INFO", "perfect_async")
+    sandbox = vendor()
+    async with client(sandbox, limits=Limits(requests=90)) as c:
+        for _ in range(88):
+            await c.units()
+        waiting = asyncio.ensure_future(c.run(smile(), timeout=20))
+        await asyncio.sleep(10)
+        wait = c.statistics().window_wait
+        with pytest.raises(WaitTimeout) as caught:
+            await waiting
+
+    assert 200 < wait < 300
+    assert "request window of the key is full for about 2" in caught.value.message
+    assert "The job was not sent and costs nothing." == caught.value.hint
+    assert (None, 0.0) == (caught.value.task_id, caught.value.units_at_stake)
+    assert 1 == caplog.text.count("The request window of this key is full: 88 of its 90 requests")
+    assert "was not sent: The caller no longer waits for this job, 0 units" in caplog.text
+    assert "failed" not in caplog.text
 
 
 @pytest.mark.parametrize("timeout", [0, 0.05])
@@ -1166,6 +1190,15 @@ def test_settings_of_a_wrong_type_are_refused(name: str) -> None:
     """A setting of a wrong type is refused at construction."""
     with pytest.raises(ConfigurationError, match=f"{name} is '5'"):
         Client(KEY, **{name: "5"})  # type: ignore[arg-type]
+
+
+async def test_attaching_without_an_id_says_what_a_missing_id_means() -> None:
+    """The `task_id` of an error is None if its job was not sent."""
+    async with client(vendor()) as c:
+        with pytest.raises(ConfigurationError, match="no task is known") as caught:
+            await c.attach(Smile, None)  # type: ignore[arg-type]
+    assert "correct the setting" not in str(caught.value)
+    assert "not sent, which costs nothing" in caught.value.hint
 
 
 @pytest.mark.parametrize("task_id", ["", None, 5])
