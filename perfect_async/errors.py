@@ -57,6 +57,16 @@ def quoted(text: object, limit: int = _QUOTE) -> str:
     return shown if len(shown) <= limit else shown[: limit - 2] + "…" + shown[-1]
 
 
+def shown_value(value: object) -> str:
+    """Return a wrong value for a message, so that text and a number look different.
+
+    Numbers, None, True and False stand without quotes; the type follows any other value.
+    """
+    if value is None or isinstance(value, int | float):
+        return quoted(value)[1:-1]
+    return f"{quoted(value)} ({type(value).__name__})"
+
+
 def without_secrets(url: str) -> str:
     """Return `url` without its credentials, query and fragment, which may be secret.
 

@@ -16,7 +16,7 @@ from typing import Final, Literal, Protocol, TypeAlias, cast, get_args, runtime_
 import attrs
 
 from perfect_async._value import Value
-from perfect_async.errors import ConfigurationError, JobRefused, quoted, shown_source
+from perfect_async.errors import ConfigurationError, JobRefused, quoted, shown_source, shown_value
 
 Expression: TypeAlias = Literal["smile_with_teeth_visible", "closed_mouth_smile"]
 EXPRESSIONS: tuple[str, ...] = ("smile_with_teeth_visible", "closed_mouth_smile")
@@ -27,7 +27,7 @@ def _must_be_text(instance: object, field: str, value: object) -> None:
     # The type is checked too: a number is neither a template nor a key.
     if not isinstance(value, str) or not value.strip():
         name = f"{type(instance).__name__}.{field}"
-        raise JobRefused(f"{name} is {quoted(value)}; it must be text that is not empty.")
+        raise JobRefused(f"{name} is {shown_value(value)}; it must be text that is not empty.")
 
 
 def _text(instance: object, attribute: attrs.Attribute[str], value: str) -> None:
@@ -51,7 +51,8 @@ def _expression(_instance: object, _attribute: object, value: str) -> None:
 def _count(_instance: object, _attribute: object, value: int) -> None:
     if type(value) is not int or not 1 <= value <= _MOST_OUTPUTS:
         raise JobRefused(
-            f"output_count is {quoted(value)}; it must be a whole number from 1 to {_MOST_OUTPUTS}."
+            f"output_count is {shown_value(value)}; it must be a whole number from 1 to "
+            f"{_MOST_OUTPUTS}."
         )
 
 
@@ -366,7 +367,7 @@ def feature_name(path: object, version: str = "v2.0") -> str:
 
 def _price(_instance: object, _attribute: object, value: int | None) -> None:
     if value is not None and (type(value) is not int or value < 0):
-        raise JobRefused(f"units is {quoted(value)}; it must be a whole number from 0.")
+        raise JobRefused(f"units is {shown_value(value)}; it must be a whole number from 0.")
 
 
 @attrs.frozen(eq=False, repr=False, init=False)
@@ -593,13 +594,17 @@ def must_be_job(thing: object) -> None:
 def _positive(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
     if type(value) not in {int, float} or not 0 < value < math.inf:
         name = f"{type(instance).__name__}.{attribute.name}"
-        raise ConfigurationError(f"{name} is {quoted(value)}; it must be a finite number above 0.")
+        raise ConfigurationError(
+            f"{name} is {shown_value(value)}; it must be a finite number above 0."
+        )
 
 
 def _whole(instance: object, attribute: attrs.Attribute[int], value: int) -> None:
     if type(value) is not int or value < 1:
         name = f"{type(instance).__name__}.{attribute.name}"
-        raise ConfigurationError(f"{name} is {quoted(value)}; it must be a whole number from 1.")
+        raise ConfigurationError(
+            f"{name} is {shown_value(value)}; it must be a whole number from 1."
+        )
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -631,7 +636,7 @@ class Limits(Value):
         """
         if type(parts) is not int or not 1 <= parts <= min(self.per_second, self.requests):
             raise ConfigurationError(
-                f"{self!r} cannot be split into {quoted(parts)}: "
+                f"{self!r} cannot be split into {shown_value(parts)}: "
                 "each part needs at least one request a second."
             )
         share = Limits(self.requests // parts, self.period, self.per_second // parts)

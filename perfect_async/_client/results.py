@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, NoReturn, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, NoReturn, Protocol, TypeAlias, TypeVar, cast
 
 import anyio
 import attrs
@@ -33,6 +33,7 @@ from perfect_async.errors import (
     ServiceUnavailable,
     quoted,
     redacted,
+    shown_value,
 )
 from perfect_async.models import Job
 
@@ -327,6 +328,11 @@ class Result(Value):
         `ServiceUnavailable` if it fails (after three tries) or ends early, `ConfigurationError` for
         an empty `target` or one with a NUL, and `OSError` for errors of the disk.
         """
+        path = cast("object", target)
+        if not isinstance(path, str | os.PathLike):
+            raise ConfigurationError(
+                f"save cannot write to {shown_value(path)}: pass the path of a folder or a file."
+            )
         return await self._call(partial(self._save_all, os.fspath(target)))
 
     async def _call(self, work: Callable[[], Awaitable[T]]) -> T:

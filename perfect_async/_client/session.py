@@ -28,7 +28,7 @@ from perfect_async._client.results import (
 from perfect_async._client.retention import Copy, Retention
 from perfect_async._client.task import TrackedJob, wait_timeout
 from perfect_async._files.images import ImageFile, inspect
-from perfect_async._files.saving import unwritable
+from perfect_async._files.saving import is_new_file, unwritable
 from perfect_async._files.threads import in_thread
 from perfect_async._journal.journal import unrecorded
 from perfect_async._log import LOG, type_name
@@ -47,6 +47,7 @@ from perfect_async.errors import (
     ServiceUnavailable,
     TaskError,
     TaskExpired,
+    quoted,
 )
 from perfect_async.models import FileId, Job, Smile, Source, must_be_job
 from perfect_async.reports import JobEvent, JobEventKind, TaskStatus
@@ -357,7 +358,15 @@ class ClientSession:
         if options.save_to is None:
             return options
         # Absolute, since this process may change its folder, and another one may resume the job.
-        folder: str = await in_thread(partial(os.path.abspath, options.save_to))
+        given = options.save_to
+        folder: str = await in_thread(partial(os.path.abspath, given))
+        if not given.endswith((os.sep, os.altsep or os.sep)) and await in_thread(
+            partial(is_new_file, Path(folder))
+        ):
+            raise ConfigurationError(
+                f"save_to is {quoted(given)}, which is the name of a file, and save_to is a "
+                f"folder. result.save({quoted(given)}) writes one file."
+            )
         try:
             await self.retention.check_folder(folder)
         except OSError as exc:

@@ -110,8 +110,6 @@ def test_a_missing_key_is_an_error() -> None:
     """The error says which variable to set."""
     with pytest.raises(ConfigurationError, match="is missing: set YOUCAM_API_KEY"):
         Client()
-    with pytest.raises(ConfigurationError, match="is missing: set YOUCAM_API_KEY"):
-        Client(7)  # type: ignore[arg-type]
 
 
 def test_a_refused_key_is_in_no_frame_of_the_package() -> None:
@@ -149,6 +147,46 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, Any]) -> None
     """A setting that cannot work is refused at construction, not when the first job waits."""
     with pytest.raises(ConfigurationError):
         Client(KEY, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        ({"drain": "30"}, "drain is '30' (str); it must"),
+        ({"drain": -1}, "drain is -1; it must"),
+        ({"engine_retries": True}, "engine_retries is True; it must"),
+        ({"limits": 5}, "limits is 5; it must"),
+        ({"fit": "yes"}, "fit is 'yes' (str); it must"),
+    ],
+)
+def test_a_message_shows_the_type_of_a_wrong_value(settings: dict[str, Any], shown: str) -> None:
+    """Text and a number look different, since the wrong type is often the mistake."""
+    with pytest.raises(ConfigurationError) as caught:
+        Client(KEY, **settings)
+    assert shown in str(caught.value)
+
+
+def test_a_key_of_another_type_is_not_called_missing() -> None:
+    """The message names the type and not the value, which may be a secret."""
+    with pytest.raises(ConfigurationError, match="is of the type int, and must be text") as caught:
+        Client(5551234)  # type: ignore[arg-type]
+    assert "5551234" not in str(caught.value)
+
+
+async def test_wrong_types_of_calls_are_refused_with_the_right_one(tmp_path: Path) -> None:
+    """A job where jobs belong, a number as a path, and the name of a file as a folder."""
+    sandbox = vendor()
+    async with client(sandbox) as c:
+        with pytest.raises(ConfigurationError, match="pass an iterable of jobs"):
+            await c.estimate(smile())  # type: ignore[arg-type]
+        with pytest.raises(ConfigurationError, match=r"result\.save\(.*smiling\.jpg'\) writes one"):
+            await c.run(smile(), save_to=tmp_path / "smiling.jpg")
+        assert not sandbox.ledger.requests["submit"]
+        result = await c.run(smile(), save_to=f"{tmp_path}/smiling.jpg/")
+        assert 1 == len(result.files)
+        assert 1 == len((await c.run(smile(2), save_to=tmp_path / "smiling.jpg")).files)
+        with pytest.raises(ConfigurationError, match="save cannot write to 5: pass the path"):
+            await result.save(5)  # type: ignore[arg-type]
 
 
 def test_variables_are_the_defaults_of_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
