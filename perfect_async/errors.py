@@ -200,8 +200,8 @@ class PictureRefused(JobRefused):
     - `fittable`: whether `Client(fit=True)` converts it into what the vendor accepts.
     - `reason`: why it was refused, in a word or two, for counting: "webp", "0 bytes", "unreadable".
 
-    The hint says to try again where the picture could not be read for a reason that may pass, such
-    as too many open files. (contract: Input pictures)
+    The hint fits the reason: another path for a missing file, `Client.batch` for a list, another
+    try where the file could not be read for a reason that may pass. (contract: Input pictures)
     """
 
     hint = "Nothing was sent; use another picture or convert this one."
@@ -213,11 +213,14 @@ class PictureRefused(JobRefused):
         passing: bool = False,
         fittable: bool = False,
         reason: str = "unusable",
+        mend: str | None = None,
         units_at_stake: float = 0.0,
     ) -> None:
         super().__init__(message, units_at_stake=units_at_stake)
         self.fittable = fittable
         self.reason = reason
+        if mend is not None:
+            self.hint = f"Nothing was sent; {mend}."
         if fittable:
             self.hint = "Nothing was sent; use another picture, or let Client(fit=True) convert it."
         if passing:

@@ -115,7 +115,9 @@ def picture_url(url: str) -> str:
     else:
         return safe
     raise PictureRefused(
-        f"the picture's URL {quoted(shown_source(url))} {reason}.", reason="no usable URL"
+        f"the picture's URL {quoted(shown_source(url))} {reason}.",
+        reason="no usable URL",
+        mend="correct the URL",
     )
 
 
