@@ -432,7 +432,10 @@ class TaskTimedOut(TaskError):
 class TaskAbandoned(TaskError):
     """The client stopped polling a task that was still running.
 
-    It ran for longer than `Polling.give_up_after`, or the client closed.
+    It ran for longer than `Polling.give_up_after`, or the client closed. The task is lost after its
+    lease; until then `Client.attach` with `task_id` keeps it alive again:
+
+        result = await client.attach(Smile, error.task_id)
     """
 
     hint = "The units are charged; a task that nobody polls is lost after its lease."
@@ -465,7 +468,11 @@ class ResultUnreadable(TaskError):
 class NotSaved(TaskError):
     """The pictures were made and charged, but could not be written to their folder.
 
-    The vendor keeps them for a day at least. `__cause__` is the error of the disk or the download.
+    The vendor keeps them for a day at least. `__cause__` is the error of the disk or the download,
+    if there is one. `Client.attach` fetches them again at no charge:
+
+        result = await client.attach(Smile, error.task_id)
+        await result.save("another folder/")
     """
 
     hint = "Fix the cause, then save them: by resuming the journal, or attach() with the task id."
@@ -494,7 +501,10 @@ class SubmissionInDoubt(TaskError):
 
     `candidates` are the ids of tasks that may be the lost one, oldest first. Each may also be
     another program's task with another person's picture, so none is taken without your consent.
-    `client.run(job, buy_in_doubt=True)` consents to a second charge and creates the job.
+
+        status = await client.status(Smile, error.candidates[0])       # looks, and keeps nothing
+        result = await client.attach(Smile, error.candidates[0])       # takes it; look at the face
+        result = await client.run(job, buy_in_doubt=True)      # or: consent to a second charge
     """
 
     hint = (

@@ -470,8 +470,13 @@ class Client:
           second charge. Without it an equal job raises the same `SubmissionInDoubt` until this
           process ends.
 
-        A job that equals a running one shares its task and its options, at no charge. Raises any
-        error of `perfect_async.errors` about a job.
+        A job that equals a running one shares its task and its options, at no charge.
+
+        The usual errors are `PictureRefused` (the picture cannot be sent), `TaskFailed` (the
+        vendor's engine refuses it, mostly since it finds no face; the units are returned),
+        `UnitsExhausted` (the balance or `max_units`), `WaitTimeout` (only with `timeout`), and
+        `ServiceUnavailable` (the vendor cannot be reached). All errors are a `PerfectError`;
+        `perfect_async.errors` draws the others.
         """
         session = self._ready()
         options = settings.job_options(
