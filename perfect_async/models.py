@@ -700,15 +700,17 @@ class Polling(Value):
       with this key and host, and never less than 10. If a task is lost within it, the client goes
       back to 10.
     - `interval`: the least time between two polls of a task if the vendor names no
-      `polling_interval`; 2.
+      `polling_interval`; 2. It delays only polls that look for the end of a task early. The polls
+      that keep the task alive are sent within the lease, also with a longer `interval`.
     - `give_up_after`: a task that runs for longer is abandoned, and its units are lost; 600.
-    - `insured`: how long every running task can be polled for certain; 120. The client creates a
-      task only if that holds for all of them. Longer tasks are covered as far as the observed
-      durations make them likely, so no task is lost unless all of them slow down beyond `insured`;
-      then the tasks that the request window has no polls for are lost with their units.
-      `insured=give_up_after` loses no task whatever the durations, but 50 pictures take about twice
-      the time (1000 the same). A value below 120 is faster for some dozens of pictures, and risks
-      running tasks when the vendor's engine slows down.
+    - `insured`: how long every running task can be polled for certain; 120. More than
+      `give_up_after` counts as `give_up_after`. The client creates a task only if that holds for
+      all of them. Longer tasks are covered as far as the observed durations make them likely, so no
+      task is lost unless all of them slow down beyond `insured`; then the tasks that the request
+      window has no polls for are lost with their units. `insured=give_up_after` loses no task
+      whatever the durations, but 50 pictures take about twice the time (1000 the same). A value
+      below 120 is faster for some dozens of pictures, and risks running tasks when the vendor's
+      engine slows down.
     - `completion`: how the client learns that a task has ended. "poll": by polls; the default
       without a `webhook_secret`. "both": polls keep tasks alive and a notification ends the wait;
       the default with one. "webhook": no polls between creation and notification, as the vendor
