@@ -200,6 +200,22 @@ def test_variables_are_the_defaults_of_arguments(monkeypatch: pytest.MonkeyPatch
     assert "<Client https://yce-api-01.makeupar.com unopened>" == repr(Client())
 
 
+@pytest.mark.parametrize("path", ["/s2s", "/s2s/v2.0", "/s2s/v2.1/"])
+def test_a_base_with_the_path_of_the_api_is_refused(path: str) -> None:
+    """Every request to it would answer 404, and a proxy's own path still works."""
+    with pytest.raises(ConfigurationError, match="leave the path out"):
+        Client(KEY, base_url=f"https://a.example{path}")
+    assert "a.example/proxy " in repr(Client(KEY, base_url="https://a.example/proxy"))
+
+
+async def test_an_interval_over_the_lease_loses_no_task() -> None:
+    """`interval` and an `insured` over `give_up_after` delay no poll that keeps a task alive."""
+    sandbox = vendor(durations={"ai-smile": Durations.fixed(45.0)})
+    async with client(sandbox, polling=Polling(interval=20, insured=1000)) as c:
+        await asyncio.gather(*(c.run(each) for each in smiles(5)))
+    assert {"success": 5} == dict(sandbox.ledger.tasks_by_state)
+
+
 async def test_the_headers_of_requests() -> None:
     """API calls have the key and the package's name and version; storage never gets the key."""
     seen: list[httpx.Request] = []
