@@ -75,7 +75,8 @@ _ADVICE: Final = {
     ),
     "Look the task up by its id.": "Quote the task's id, which --json prints, to the vendor.",
     "Compare the balance; run the job": "perfect-async units shows the balance; run the job",
-    "A created task goes on while the client is open; nothing is charged for one never sent.": (
+    "A task that was created goes on while the client is open; a job that was never sent costs "
+    "nothing.": (
         "A task that was created goes on while the command runs; nothing else is charged."
     ),
     "Put it back, or close the client and open it again.": (
