@@ -213,14 +213,14 @@ class PictureRefused(JobRefused):
         passing: bool = False,
         fittable: bool = False,
         reason: str = "unusable",
-        mend: str | None = None,
+        advice: str | None = None,
         units_at_stake: float = 0.0,
     ) -> None:
         super().__init__(message, units_at_stake=units_at_stake)
         self.fittable = fittable
         self.reason = reason
-        if mend is not None:
-            self.hint = f"Nothing was sent; {mend}."
+        if advice is not None:
+            self.hint = f"Nothing was sent; {advice}."
         if fittable:
             self.hint = "Nothing was sent; use another picture, or let Client(fit=True) convert it."
         if passing:

@@ -119,7 +119,7 @@ def picture_url(url: str) -> str:
     raise PictureRefused(
         f"the picture's URL {quoted(shown_source(url))} {reason}.",
         reason="no usable URL",
-        mend="correct the URL",
+        advice="correct the URL",
     )
 
 

@@ -202,14 +202,14 @@ async def inspect(
         case _:
             raise PictureRefused(
                 f"a picture cannot come from {quoted(type(source).__name__)}.",
-                mend=_mend_of(source),
+                advice=_advice_for(source),
             )
     if isinstance(source, bytes) and len(source) <= _SMALL and not fit and _imagesize_is_loaded():
         return look(job_type, fit=fit)
     return await _in_thread(partial(look, job_type, fit=fit))
 
 
-def _mend_of(source: object) -> str:
+def _advice_for(source: object) -> str:
     """Return the advice for a source of a type that is no picture."""
     if isinstance(source, list | tuple | set | frozenset):
         return (
@@ -326,7 +326,9 @@ def look_at_file(path: str, job_type: Job | type[Job], *, fit: bool = False) -> 
     name = quoted(shown_source(path))
     if not path:
         raise PictureRefused(
-            "the path of the picture is empty.", reason="no path", mend="pass the path of a picture"
+            "the path of the picture is empty.",
+            reason="no path",
+            advice="pass the path of a picture",
         )
     try:
         with _opened(path, name) as file:
@@ -367,7 +369,7 @@ def _opened(path: str, name: str) -> BinaryIO:
         return open(path, "rb", opener=regular)
     except ValueError as exc:  # a NUL or a lone surrogate
         raise PictureRefused(
-            f"{name} is not a valid path.", reason="no path", mend="correct the path"
+            f"{name} is not a valid path.", reason="no path", advice="correct the path"
         ) from exc
 
 
@@ -376,32 +378,32 @@ def _regular(mode: int, name: str) -> None:
         raise PictureRefused(
             f"{name} is a folder.",
             reason="folder",
-            mend="make one job for each picture in it, such as each path of "
+            advice="make one job for each picture in it, such as each path of "
             'Path(folder).glob("*.jpg")',
         )
     if not stat.S_ISREG(mode):
         raise PictureRefused(
             f"{name} is not a regular file.",
             reason="no file",
-            mend="pass the path of a file, or the bytes of the picture",
+            advice="pass the path of a file, or the bytes of the picture",
         )
 
 
 def _unreadable(path: str, name: str, exc: OSError) -> PictureRefused:
     missing = isinstance(exc, FileNotFoundError)
-    mend = "correct the path, or the permissions of the file"
+    advice = "correct the path, or the permissions of the file"
     if missing and path.startswith("~"):
-        mend = '"~" is not expanded: pass Path(path).expanduser()'
+        advice = '"~" is not expanded: pass Path(path).expanduser()'
     elif missing and _PATTERN.search(path) is not None:
-        mend = 'patterns are not expanded: make one job for each path of Path(".").glob(pattern)'
+        advice = 'patterns are not expanded: make one job for each path of Path(".").glob(pattern)'
     elif missing:
-        mend = "correct the path"
+        advice = "correct the path"
         if not Path(path).is_absolute():
-            mend = f"correct the path, which starts from the working folder {quoted(Path.cwd())}"
+            advice = f"correct the path, which starts from the working folder {quoted(Path.cwd())}"
     return PictureRefused(
         f"{name} cannot be read: {exc.strerror or type(exc).__name__}.",
         reason="missing" if missing else "unreadable",
-        mend=mend,
+        advice=advice,
     )
 
 

@@ -47,7 +47,7 @@ def read_file(source: BinaryFile, most: int) -> bytes:
             raise PictureRefused(
                 f"{name} cannot be read: it is closed.",
                 reason="closed file",
-                mend="keep the file open until the job has started, or pass its path",
+                advice="keep the file open until the job has started, or pass its path",
             ) from exc
         if not isinstance(piece, bytes):
             what = "text" if isinstance(piece, str) else type(piece).__name__
@@ -57,7 +57,7 @@ def read_file(source: BinaryFile, most: int) -> bytes:
             raise PictureRefused(
                 f"{name} returns {quoted(what)} instead of bytes.",
                 reason="text file" if isinstance(piece, str) else "unusable",
-                mend=(
+                advice=(
                     'open it in binary mode: open(path, "rb")'
                     if isinstance(piece, str)
                     else "pass its path or its bytes; asynchronous files are not supported"
@@ -70,6 +70,6 @@ def read_file(source: BinaryFile, most: int) -> bytes:
         raise PictureRefused(
             f"{name} has nothing left to read: it is read once, from its current position.",
             reason="read already",
-            mend="pass its path or its bytes to use it again",
+            advice="pass its path or its bytes to use it again",
         )
     return bytes(data)
