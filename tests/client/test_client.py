@@ -1242,7 +1242,7 @@ async def test_estimates_without_an_answer_of_the_price_list(answer: Scripted) -
 @pytest.mark.parametrize("name", ["limits", "polling", "timeouts", "transport"])
 def test_settings_of_a_wrong_type_are_refused(name: str) -> None:
     """A setting of a wrong type is refused at construction."""
-    with pytest.raises(ConfigurationError, match=f"{name} is 5;"):
+    with pytest.raises(ConfigurationError, match=rf"{name} is '5' \(str\)"):
         Client(KEY, **{name: "5"})  # type: ignore[arg-type]
 
 
