@@ -4,7 +4,9 @@
         result = await client.run(Smile("selfie.jpg"))
         await result.save("smiling.jpg")
 
-The README shows the rest. `perfect_async.errors` has the tree of errors.
+The README shows the rest. `perfect_async.errors` has the tree of errors. "(contract: ...)" in a
+docstring or comment names a section of `perfect_async/_api/README.md`, the page that says what the
+vendor does, and how that is known.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     PerfectError
     ├── ConfigurationError      you, in the program or its environment
     │   └── JournalError        you, at the journal's path or its disk
-    ├── ClientClosed            nobody: the job was not sent
+    ├── ClientClosed            you: open a client
     ├── JobRefused              you, in the parameters of this job
     │   ├── PictureRefused      you, in this picture
     │   └── SourceLost          you: give the picture again
@@ -55,6 +55,16 @@ def quoted(text: object, limit: int = _QUOTE) -> str:
     """Return `text` from outside, made safe for a message: escaped, quoted, cut at `limit`."""
     shown = ascii(str(text)[: limit + 1])
     return shown if len(shown) <= limit else shown[: limit - 2] + "…" + shown[-1]
+
+
+def shown_value(value: object) -> str:
+    """Return a wrong value for a message, so that text and a number look different.
+
+    Numbers, None, True and False stand without quotes; the type follows any other value.
+    """
+    if value is None or isinstance(value, int | float):
+        return quoted(value)[1:-1]
+    return f"{quoted(value)} ({type(value).__name__})"
 
 
 def without_secrets(url: str) -> str:
@@ -166,7 +176,11 @@ class JournalError(ConfigurationError):
 
 
 class ClientClosed(PerfectError):
-    """The client, or the batch, closed before this job was sent; nothing was bought."""
+    """The client, or the batch, closed before this job was sent; nothing was bought.
+
+    `Result.save` and `read` raise it too if the client is closed. That task is finished and paid
+    for, and the hint says how to fetch its result again with `Client.attach`.
+    """
 
     hint = "Nothing was bought for this job; run it on an open client."
 
@@ -186,8 +200,8 @@ class PictureRefused(JobRefused):
     - `fittable`: whether `Client(fit=True)` converts it into what the vendor accepts.
     - `reason`: why it was refused, in a word or two, for counting: "webp", "0 bytes", "unreadable".
 
-    The hint says to try again where the picture could not be read for a reason that may pass, such
-    as too many open files. (contract: Input pictures)
+    The hint fits the reason: another path for a missing file, `Client.batch` for a list, another
+    try where the file could not be read for a reason that may pass. (contract: Input pictures)
     """
 
     hint = "Nothing was sent; use another picture or convert this one."
@@ -199,11 +213,14 @@ class PictureRefused(JobRefused):
         passing: bool = False,
         fittable: bool = False,
         reason: str = "unusable",
+        advice: str | None = None,
         units_at_stake: float = 0.0,
     ) -> None:
         super().__init__(message, units_at_stake=units_at_stake)
         self.fittable = fittable
         self.reason = reason
+        if advice is not None:
+            self.hint = f"Nothing was sent; {advice}."
         if fittable:
             self.hint = "Nothing was sent; use another picture, or let Client(fit=True) convert it."
         if passing:
@@ -397,9 +414,10 @@ class TaskFailed(TaskError):
 
 
 class TaskExpired(TaskError):
-    """The vendor no longer knows the task, since nobody polled it in time.
+    """The vendor does not know the task, mostly since nobody polled it in time.
 
-    Its units may have been charged. (contract: Expiry and charging)
+    Its units may have been charged. The vendor gives the same answer to an id, a feature, a version
+    or a key other than those that the task was created with. (contract: Expiry and charging)
     """
 
     hint = "Compare the balance; run the job again if a second charge is acceptable."
@@ -414,7 +432,10 @@ class TaskTimedOut(TaskError):
 class TaskAbandoned(TaskError):
     """The client stopped polling a task that was still running.
 
-    It ran for longer than `Polling.give_up_after`, or the client closed.
+    It ran for longer than `Polling.give_up_after`, or the client closed. The task is lost after its
+    lease; until then `Client.attach` with `task_id` keeps it alive again:
+
+        result = await client.attach(Smile, error.task_id)
     """
 
     hint = "The units are charged; a task that nobody polls is lost after its lease."
@@ -447,7 +468,11 @@ class ResultUnreadable(TaskError):
 class NotSaved(TaskError):
     """The pictures were made and charged, but could not be written to their folder.
 
-    The vendor keeps them for a day at least. `__cause__` is the error of the disk or the download.
+    The vendor keeps them for a day at least. `__cause__` is the error of the disk or the download,
+    if there is one. `Client.attach` fetches them again at no charge:
+
+        result = await client.attach(Smile, error.task_id)
+        await result.save("another folder/")
     """
 
     hint = "Fix the cause, then save them: by resuming the journal, or attach() with the task id."
@@ -460,7 +485,9 @@ class WaitTimeout(TaskError, TimeoutError):
             if error.task_id is not None:
                 result = await client.attach(Smile, error.task_id)
 
-    It is also a `TimeoutError`. `task_id` is None if the job was not created.
+    It is also a `TimeoutError`. `task_id` is None if the job was not sent, which costs nothing, or
+    if its creation has no answer yet, which `units_at_stake` shows. The hint says which it is, and
+    the message says so if the request window of the key was full.
     """
 
     hint = (
@@ -474,7 +501,10 @@ class SubmissionInDoubt(TaskError):
 
     `candidates` are the ids of tasks that may be the lost one, oldest first. Each may also be
     another program's task with another person's picture, so none is taken without your consent.
-    `client.run(job, buy_in_doubt=True)` consents to a second charge and creates the job.
+
+        status = await client.status(Smile, error.candidates[0])       # looks, and keeps nothing
+        result = await client.attach(Smile, error.candidates[0])       # takes it; look at the face
+        result = await client.run(job, buy_in_doubt=True)      # or: consent to a second charge
     """
 
     hint = (

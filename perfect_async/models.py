@@ -16,7 +16,7 @@ from typing import Final, Literal, Protocol, TypeAlias, cast, get_args, runtime_
 import attrs
 
 from perfect_async._value import Value
-from perfect_async.errors import ConfigurationError, JobRefused, quoted, shown_source
+from perfect_async.errors import ConfigurationError, JobRefused, quoted, shown_source, shown_value
 
 Expression: TypeAlias = Literal["smile_with_teeth_visible", "closed_mouth_smile"]
 EXPRESSIONS: tuple[str, ...] = ("smile_with_teeth_visible", "closed_mouth_smile")
@@ -27,7 +27,7 @@ def _must_be_text(instance: object, field: str, value: object) -> None:
     # The type is checked too: a number is neither a template nor a key.
     if not isinstance(value, str) or not value.strip():
         name = f"{type(instance).__name__}.{field}"
-        raise JobRefused(f"{name} is {quoted(value)}; it must be text that is not empty.")
+        raise JobRefused(f"{name} is {shown_value(value)}; it must be text that is not empty.")
 
 
 def _text(instance: object, attribute: attrs.Attribute[str], value: str) -> None:
@@ -51,7 +51,8 @@ def _expression(_instance: object, _attribute: object, value: str) -> None:
 def _count(_instance: object, _attribute: object, value: int) -> None:
     if type(value) is not int or not 1 <= value <= _MOST_OUTPUTS:
         raise JobRefused(
-            f"output_count is {quoted(value)}; it must be a whole number from 1 to {_MOST_OUTPUTS}."
+            f"output_count is {shown_value(value)}; it must be a whole number from 1 to "
+            f"{_MOST_OUTPUTS}."
         )
 
 
@@ -138,7 +139,8 @@ class Job(Value):
     """The base of all jobs, for annotations; make a `Smile`, `Avatar`, `Studio` or `Feature`.
 
     - `feature`: the vendor's name of the feature, as in the path of its requests.
-    - `source`: the picture; `key`: your own identity of the job, or None.
+    - `source`: the picture; `key`: your own identity of the job, such as an order number, or None.
+      One key always names one picture, see `Smile`.
     - `formats`: the types of picture that the feature accepts.
     - `longest_side` in pixels, `largest` in bytes, `longest_shape` (long side divided by short
       side): the limits of a picture. `largest_video` in bytes: that of a video.
@@ -205,14 +207,20 @@ class Smile(Job):
         await result.save("smiling.jpg")
 
     - `source`: a path, bytes, a binary file (read once), a Pillow image, an http(s) URL, or a
-      `FileId`. The picture is a jpg, png or heic of one person, under 10 MiB; its long side has at
-      most 4096 px and is at most 20 times the short one. `Client(fit=True)` converts many others. A
-      Pillow image is sent as PNG, or as JPEG of quality 95 if the PNG would be too large.
+      `FileId`. A path is used as it is: `~` and patterns such as `*.jpg` are not expanded, so pass
+      `Path("~/a.jpg").expanduser()`, and each path of `Path(".").glob("*.jpg")`. The picture is a
+      jpg, png or heic of one person, under 10 MiB; its long side has at most 4096 px and is at most
+      20 times the short one. `Client(fit=True)` converts many others. A Pillow image is sent as
+      PNG, or as JPEG of quality 95 if the PNG would be too large.
     - `expression`: "smile_with_teeth_visible" or "closed_mouth_smile".
-    - `key`: your own identity of the job, such as an order number. Without one the identity is
-      made from the bytes that are sent. Jobs of equal identity share one task.
+    - `key`: your own identity of the job, such as an order number. One key always names one
+      picture: jobs of the same key share one task, and a job with the same key and another picture
+      raises `JobRefused`. So a customer number is no key, unless each customer has one picture.
+      Without a key the identity is made from the bytes that are sent.
 
-    Raises `JobRefused` for an unknown expression and an empty key. (contract: Create the task)
+    Raises `JobRefused` for an unknown expression and an empty key. A key that already names another
+    picture, and a picture that cannot be sent, raise it when the job is run. (contract: Create the
+    task)
     """
 
     feature = "ai-smile"
@@ -325,6 +333,8 @@ _SEGMENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # Rows of the ledger hold the path, so it is bounded; the vendor's longest has 40 characters.
 _LONGEST_PATH: Final = 256
 _CALLS: Final = {"delete", "template"}
+# The typed features without the vendor's "ai-"; no feature of the vendor has these paths.
+_NICKNAMES: Final = {"smile", "avatar", "studio"}
 _INPUT: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _ENDS: Final = ("_file_id", "_file_url", "_file_ids", "_file_urls")
 _MARK: Final = "$input"
@@ -350,6 +360,10 @@ def feature_name(path: object, version: str = "v2.0") -> str:
             f"{quoted(path)} is not a feature: {quoted(other)} in a path is another of the "
             "vendor's calls."
         )
+    if path in _NICKNAMES:
+        raise JobRefused(
+            f"{quoted(path)} is not a feature of the vendor; its name is {quoted(f'ai-{path}')}."
+        )
     if version not in get_args(Version):
         known = ", ".join(get_args(Version))
         raise JobRefused(f"version is {quoted(version)}; it must be one of {known}.")
@@ -358,7 +372,7 @@ def feature_name(path: object, version: str = "v2.0") -> str:
 
 def _price(_instance: object, _attribute: object, value: int | None) -> None:
     if value is not None and (type(value) is not int or value < 0):
-        raise JobRefused(f"units is {quoted(value)}; it must be a whole number from 0.")
+        raise JobRefused(f"units is {shown_value(value)}; it must be a whole number from 0.")
 
 
 @attrs.frozen(eq=False, repr=False, init=False)
@@ -377,8 +391,9 @@ class Feature(Job):
       `ref_file_urls`; `mask` under the vendor's name `msk`.
     - `version`: the part before `/task/` in the vendor's pages, "v2.0" or "v2.1".
     - `units`: the price from the vendor's page, rounded up. A spending limit (`max_units`) needs
-      it.
-    - `key`: your own identity of the job, as in `Smile`.
+      it. Without it the price is unknown: the vendor's answers do not name it, so `Result.units`
+      and all sums count each task as 1 unit, and `Result.priced` is False.
+    - `key`: your own identity of the job, as in `Smile`: one key always names the same inputs.
 
     An input is a picture (jpg, png, heic, webp, gif, bmp or tiff, under 10 MiB) or a video (mp4 or
     mov, under 100 MiB): a path, bytes, a binary file (read once), a Pillow image, an http(s) URL,
@@ -584,13 +599,17 @@ def must_be_job(thing: object) -> None:
 def _positive(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
     if type(value) not in {int, float} or not 0 < value < math.inf:
         name = f"{type(instance).__name__}.{attribute.name}"
-        raise ConfigurationError(f"{name} is {quoted(value)}; it must be a finite number above 0.")
+        raise ConfigurationError(
+            f"{name} is {shown_value(value)}; it must be a finite number above 0."
+        )
 
 
 def _whole(instance: object, attribute: attrs.Attribute[int], value: int) -> None:
     if type(value) is not int or value < 1:
         name = f"{type(instance).__name__}.{attribute.name}"
-        raise ConfigurationError(f"{name} is {quoted(value)}; it must be a whole number from 1.")
+        raise ConfigurationError(
+            f"{name} is {shown_value(value)}; it must be a whole number from 1."
+        )
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -622,7 +641,7 @@ class Limits(Value):
         """
         if type(parts) is not int or not 1 <= parts <= min(self.per_second, self.requests):
             raise ConfigurationError(
-                f"{self!r} cannot be split into {quoted(parts)}: "
+                f"{self!r} cannot be split into {shown_value(parts)}: "
                 "each part needs at least one request a second."
             )
         share = Limits(self.requests // parts, self.period, self.per_second // parts)
@@ -686,15 +705,17 @@ class Polling(Value):
       with this key and host, and never less than 10. If a task is lost within it, the client goes
       back to 10.
     - `interval`: the least time between two polls of a task if the vendor names no
-      `polling_interval`; 2.
+      `polling_interval`; 2. It delays only polls that look for the end of a task early. The polls
+      that keep the task alive are sent within the lease, also with a longer `interval`.
     - `give_up_after`: a task that runs for longer is abandoned, and its units are lost; 600.
-    - `insured`: how long every running task can be polled for certain; 120. The client creates a
-      task only if that holds for all of them. Longer tasks are covered as far as the observed
-      durations make them likely, so no task is lost unless all of them slow down beyond `insured`;
-      then the tasks that the request window has no polls for are lost with their units.
-      `insured=give_up_after` loses no task whatever the durations, but 50 pictures take about twice
-      the time (1000 the same). A value below 120 is faster for some dozens of pictures, and risks
-      running tasks when the vendor's engine slows down.
+    - `insured`: how long every running task can be polled for certain; 120. More than
+      `give_up_after` counts as `give_up_after`. The client creates a task only if that holds for
+      all of them. Longer tasks are covered as far as the observed durations make them likely, so no
+      task is lost unless all of them slow down beyond `insured`; then the tasks that the request
+      window has no polls for are lost with their units. `insured=give_up_after` loses no task
+      whatever the durations, but 50 pictures take about twice the time (1000 the same). A value
+      below 120 is faster for some dozens of pictures, and risks running tasks when the vendor's
+      engine slows down.
     - `completion`: how the client learns that a task has ended. "poll": by polls; the default
       without a `webhook_secret`. "both": polls keep tasks alive and a notification ends the wait;
       the default with one. "webhook": no polls between creation and notification, as the vendor
@@ -765,7 +786,7 @@ class Progress(Value):
       generator, that has not ended.
     - `done`, `failed`, `running` (the vendor has the task), `waiting` (not created yet): how many
       jobs are in each state; together they are `total`.
-    - `units`: the units charged so far, less those returned.
+    - `units`: the units charged so far, less those returned; 1 for each task of unknown price.
     - `eta`: the seconds until the last job ends, estimated from the request window and observed
       durations; None while it cannot be estimated.
     """

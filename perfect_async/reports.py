@@ -147,6 +147,9 @@ class HistoryEntry(Value):
 class Spending(Value):
     """Units since the client opened, by the prices of the features: `Statistics.units`.
 
+    A task of a `Feature` without `units=` has no known price and counts as 1 unit, the least that
+    it can cost.
+
     - `charged`: units of the tasks that were created, or taken over from a journal.
     - `returned`: units that the vendor returned after its engine failed.
     - `at_stake`: units that were charged, or may have been, without a result: the task was lost or
@@ -188,8 +191,8 @@ class Statistics(Value):
       another program uses the key.
     - `members`: processes and event loops that share the key by a ledger, this one included.
     - `requests_by_others`: how many of `requests_in_window` the other members sent.
-    - `window_wait`: the time until the first job can be sent if other members have used the window;
-      else 0.
+    - `window_wait`: the time until the first job can be sent if jobs wait, no task runs, and the
+      window is full, by requests of this client or of others; else 0.
     - `limits`, `lease`: the settings in force, the strictest of all members.
 
     Polls and connections:

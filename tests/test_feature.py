@@ -11,6 +11,13 @@ from perfect_async import Feature, FileId, JobInput, JobRefused, Placeholder, St
 from perfect_async.models import must_be_job
 
 
+@pytest.mark.parametrize("path", ["smile", "avatar", "studio"])
+def test_a_typed_feature_without_its_prefix_is_refused(path: str) -> None:
+    """The message has the vendor's name."""
+    with pytest.raises(JobRefused, match=f"its name is 'ai-{path}'"):
+        Feature(path, {})
+
+
 def test_a_feature_keeps_its_inputs_and_parameters() -> None:
     """The inputs keep their order, and the first one is the source."""
     job = Feature("2d-vto/ring", {"a": 1, "b": None}, src="a.jpg", ref=["b.jpg", b"c"], mask="d")

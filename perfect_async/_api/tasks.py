@@ -348,7 +348,8 @@ def _ending(
     failure = _failure(command, reply)
     if isinstance(failure, events.Refused) and is_unknown_task(failure.error):
         expired = TaskExpired(
-            "the vendor does not know the task: it expired, and its units may have been charged.",
+            "the vendor does not know the task: it expired, and its units may have been charged; "
+            "or the id, the feature, its version or the key is not the one it was created with.",
             task_id=task_id,
             request_id=reply.safe_request_id,
             units_at_stake=units,

@@ -59,6 +59,8 @@ _UNRESERVED: Final = (
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"  # RFC 3986, 2.3
 )
 # The reserved characters of RFC 3986, and "%", so that nothing is encoded twice.
+_API_PATH: Final = re.compile(r"/s2s(?:/v[0-9.]+)?/*")
+"""The beginning of the path of every call; with it in the base, each call would answer 404."""
 _KEPT: Final = "%/:?#[]@!$&'()*+,;="
 
 
@@ -115,7 +117,9 @@ def picture_url(url: str) -> str:
     else:
         return safe
     raise PictureRefused(
-        f"the picture's URL {quoted(shown_source(url))} {reason}.", reason="no usable URL"
+        f"the picture's URL {quoted(shown_source(url))} {reason}.",
+        reason="no usable URL",
+        advice="correct the URL",
     )
 
 
@@ -130,10 +134,13 @@ def normalised_base(url: str) -> str:
     except ValueError as problem:
         reason = str(problem)
     else:
-        if not parts.query and not parts.fragment:
+        if _API_PATH.fullmatch(parts.path):
+            reason = "has the path of the API, which is added to it; leave the path out"
+        elif not parts.query and not parts.fragment:
             port = "" if parts.port is None else f":{parts.port}"
             return f"{parts.scheme}://{parts.host}{port}{parts.path}".rstrip("/")
-        reason = "has a query or a fragment"
+        else:
+            reason = "has a query or a fragment"
     raise ConfigurationError(f"base_url {quoted(redacted(url))} {reason}.")
 
 

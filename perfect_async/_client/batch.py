@@ -97,7 +97,7 @@ class Batch:
         max_units: float | None = None,
         resume: bool = False,
     ) -> None:
-        _must_be_iterable(jobs)
+        must_be_iterable(jobs)
         self._options = options
         # Jobs of the former process, which come before `jobs`; read when the batch is entered.
         self._resume = resume
@@ -509,7 +509,8 @@ class Batch:
                 session.driver.withdraw(entry.handle)
 
 
-def _must_be_iterable(jobs: object) -> None:
+def must_be_iterable(jobs: object) -> None:
+    """Raise `ConfigurationError` for what holds no jobs, and `JobRefused` for a wrong item."""
     if isinstance(jobs, str | bytes) or not isinstance(jobs, AsyncIterable | Iterable):
         raise ConfigurationError(
             f"jobs is {quoted(type(jobs).__name__)}; pass an iterable of jobs, such as "

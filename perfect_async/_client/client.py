@@ -27,7 +27,7 @@ from perfect_async._api import account, history
 from perfect_async._api.tasks import Request, Response
 from perfect_async._api.urls import normalised_base
 from perfect_async._client import settings
-from perfect_async._client.batch import Batch, each
+from perfect_async._client.batch import Batch, each, must_be_iterable
 from perfect_async._client.lease import GAPS, LeaseMeasurement, checked_gaps, known_lease
 from perfect_async._client.results import Result
 from perfect_async._client.session import ClientSession
@@ -458,8 +458,10 @@ class Client:
         - `timeout`: how many seconds to wait. After that the call raises `WaitTimeout`, which has
           the `task_id`; a task that was created goes on, and a job that was not sent is cancelled.
           Cancelling the call does the same.
-        - `save_to`: a folder in which the result is saved as part of the job, even if the caller
-          has stopped waiting. `result.files` names the files, see `batch`.
+        - `save_to`: a folder, made if it is missing, in which the result is saved as part of the
+          job, even if the caller has stopped waiting. It is not the name of a file: a missing
+          folder with the suffix of a picture raises `ConfigurationError`. `result.files` names the
+          files, see `batch`.
         - `delete`: delete the vendor's copies of the picture and the result once they are saved.
         - `give_up_after`: abandon this task after so many seconds instead of after
           `Polling.give_up_after`, which is the most; the least is `Polling.lease`.
@@ -468,8 +470,13 @@ class Client:
           second charge. Without it an equal job raises the same `SubmissionInDoubt` until this
           process ends.
 
-        A job that equals a running one shares its task and its options, at no charge. Raises any
-        error of `perfect_async.errors` about a job.
+        A job that equals a running one shares its task and its options, at no charge.
+
+        The usual errors are `PictureRefused` (the picture cannot be sent), `TaskFailed` (the
+        vendor's engine refuses it, mostly since it finds no face; the units are returned),
+        `UnitsExhausted` (the balance or `max_units`), `WaitTimeout` (only with `timeout`), and
+        `ServiceUnavailable` (the vendor cannot be reached). All errors are a `PerfectError`;
+        `perfect_async.errors` draws the others.
         """
         session = self._ready()
         options = settings.job_options(
@@ -779,7 +786,7 @@ class Client:
         else the vendor's price list, else the documented prices. Seconds follow the request window,
         the durations of tasks seen so far, and the client's other jobs. Each 20 lines of the price
         list cost one request. Raises `JobRefused` for an item that is not a job, and for a
-        `Feature` whose price is unknown.
+        `Feature` whose price is unknown, and `ConfigurationError` if `jobs` is no iterable.
         """
         prices: list[account.Price] = []
         # If the price list cannot be read, the documented prices are used.
@@ -789,6 +796,7 @@ class Client:
         costs: dict[str, float] = {}
         kinds: Counter[TaskKind] = Counter()
         count, documented = 0, False
+        must_be_iterable(jobs)
         async for job in each(jobs):
             must_be_job(job)
             price = None

@@ -103,10 +103,15 @@ def check_former(spec: JobSpec, former: StoredJob | None, digest: str | None) ->
 def _check(spec: JobSpec, known: tuple[str, str]) -> None:
     digest, (known_digest, name) = spec.source_digest, known
     if digest is not None and digest != known_digest and spec.job is not None:
-        raise JobRefused(
+        refusal = JobRefused(
             f"the key {quoted(spec.job.key)} already names another picture: {name} (SHA-256 "
             f"{known_digest[:_DIGITS]}), not {_name(spec)} (SHA-256 {digest[:_DIGITS]})."
         )
+        refusal.hint = (
+            "Nothing was sent; give each picture a key of its own, such as an order number, or "
+            "leave the key out."
+        )
+        raise refusal
 
 
 def _name(spec: JobSpec) -> str:

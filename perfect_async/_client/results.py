@@ -5,16 +5,17 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, NoReturn, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, NoReturn, Protocol, TypeAlias, TypeVar, cast
 
 import anyio
 import attrs
 
 from perfect_async._api.tasks import pictures_only, says_more
+from perfect_async._client.settings import attach_call
 from perfect_async._files import names
 from perfect_async._files.endings import has_end
 from perfect_async._files.images import HEAD, sniff
@@ -24,12 +25,15 @@ from perfect_async._files.threads import in_thread
 from perfect_async._value import Value
 from perfect_async.errors import (
     BadAnswer,
+    ClientClosed,
     ConfigurationError,
+    NotSaved,
     PerfectError,
     RequestRefused,
     ServiceUnavailable,
     quoted,
     redacted,
+    shown_value,
 )
 from perfect_async.models import Job
 
@@ -106,7 +110,7 @@ class ImagePlace:
 class ResultImage(Value):
     """One file of a result: a picture, or a video or zip of a `Feature`.
 
-        data = await result.images[0].read()
+        data = await result.images[0].read()         # while the client is open
 
     - `url`: a signed URL; anybody who has it can download the file. The repr shows it without its
       query, which holds the signature.
@@ -142,7 +146,25 @@ class ResultImage(Value):
             pictures_only=place.pictures_only,
         )
         work = partial(downloads.get, place.index, self, _Memory, _Memory.read)
-        return await place.session.executor.call(work)
+        return await _call(place.session, place.feature, place.task_id, work)
+
+
+async def _call(
+    session: ClientSession, feature: str, task_id: str, work: Callable[[], Awaitable[T]]
+) -> T:
+    """Await the `work` for the result of a task. Raises `ClientClosed` that names the task."""
+    try:
+        return await session.executor.call(work)
+    except ClientClosed as exc:
+        error = ClientClosed(
+            f"The client is closed, so the result of task {quoted(task_id)} was not downloaded; "
+            "the vendor keeps it for a day at least, unless it was deleted."
+        )
+        error.hint = (
+            "Nothing needs to be bought again: read or save results inside `async with`, or open a "
+            f"client and call `{attach_call(feature, task_id)}`."
+        )
+        raise error from exc
 
 
 class _Downloads:
@@ -235,11 +257,15 @@ class Result(Value):
         result = await client.run(Smile("selfie.jpg"))
         await result.save("smiling.jpg")        # or: [data] = await result.read()
 
+    Save or read it while the client is open. After that, `Client.attach` of another client fetches
+    the result again at no charge.
+
     - `task_id`: the vendor's id.
     - `images`: the pictures, see `ResultImage`.
     - `job`: the job; None if only the task's id is known, as after `attach`.
     - `units`: the units that were charged for it, all tries included; 0.0 if an equal job, another
-      process or a former run paid for the task.
+      process or a former run paid for the task. It is counted by the price of the job. If `priced`
+      is False, nobody gave that price, and each task counts as 1 unit, the least that it can cost.
     - `duration`: the seconds from the creation of the task to its end; None if the client did not
       create it.
     - `files`: the paths of the saved files, if the job had `save_to`.
@@ -266,6 +292,14 @@ class Result(Value):
     raw: object = attrs.field(default=None, kw_only=True, repr=False, eq=False)
 
     @property
+    def priced(self) -> bool:
+        """Whether `units` is what was charged; False for a `Feature` without `units=`.
+
+        `Client.history` lists what the vendor has charged.
+        """
+        return self.job is None or self.job.priced or not self.units
+
+    @property
     def outputs(self) -> tuple[ResultImage, ...]:
         """The files of a `Feature`'s result: pictures, videos or zips; the same as `images`.
 
@@ -290,10 +324,10 @@ class Result(Value):
 
         Each is a whole file, unchanged: a jpg, png or webp, of a `Feature` also a video or a zip.
         The list is empty if `raw` is the whole result. 200 avatars may take some hundred megabytes;
-        `result.images[i].read()` returns one picture. Raises as `save` does, except errors of the
-        disk.
+        `result.images[i].read()` returns one picture. Call it while the client is open. Raises as
+        `save` does, except errors of the disk.
         """
-        return await self._session.executor.call(self._read_all)
+        return await self._call(self._read_all)
 
     async def save(self, target: str | os.PathLike[str]) -> list[Path]:
         """Download the pictures to `target` and return their paths, in the order of `images`.
@@ -308,14 +342,26 @@ class Result(Value):
         the answer of a `Feature` has more than URLs, a last file holds `raw` as JSON.
 
         A file appears only when it is whole, and replaces a file of the same name (a link itself,
-        not its target). If one picture fails, those before it stay. Saving again is never charged;
-        if a URL has expired, a new one costs one request.
+        not its target). Two files are never replaced: a source of the job, and another file whose
+        name you did not give, since `target` had another suffix. If one picture fails, those before
+        it stay. Saving again is never charged; if a URL has expired, a new one costs one request.
+        Call it while the client is open.
 
-        Raises `BadAnswer` if the download is not a picture, `RequestRefused` or
+        Raises `NotSaved` instead of replacing such a file; pass another `target` then. Raises
+        `ClientClosed` if the client is closed, `TaskExpired` if the vendor no longer has the
+        result, `BadAnswer` if the download is not a picture, `RequestRefused` or
         `ServiceUnavailable` if it fails (after three tries) or ends early, `ConfigurationError` for
         an empty `target` or one with a NUL, and `OSError` for errors of the disk.
         """
-        return await self._session.executor.call(partial(self._save_all, os.fspath(target)))
+        path = cast("object", target)
+        if not isinstance(path, str | os.PathLike):
+            raise ConfigurationError(
+                f"save cannot write to {shown_value(path)}: pass the path of a folder or a file."
+            )
+        return await self._call(partial(self._save_all, os.fspath(target)))
+
+    async def _call(self, work: Callable[[], Awaitable[T]]) -> T:
+        return await _call(self._session, self._feature, self.task_id, work)
 
     async def _known(self) -> Result:
         """Return the result with the vendor's answer, if that is needed to know its files.
@@ -338,10 +384,42 @@ class Result(Value):
                 name = names.in_folder(self._stem, self._identity, kind, number)
             else:
                 name = names.as_file(Path(target.name), kind, number).name
-            part.replace(target.folder / name)
-            return target.folder / name
+            path = target.folder / name
+            if self._is_source(path):
+                raise self._not_replaced(path, "is the job's own source")
+            if target.name is None or path.suffix == Path(target.name).suffix:
+                part.replace(path)
+                return path
+            part.put(path)
+            if not part.is_at(path):
+                raise self._not_replaced(
+                    path,
+                    f"exists already; the result is a {kind}, so {quoted(target.name)} cannot be "
+                    "its name",
+                )
+            return path
 
         return await known._write(target.folder, range(count), put)  # noqa: SLF001 - as `self`
+
+    def _is_source(self, path: Path) -> bool:
+        """Return whether `path` is the file of an input of the job."""
+        return any(
+            _is_same_file(path, name)
+            for each in (() if self.job is None else self.job.inputs)
+            if (name := names.file_name(each.source)) is not None
+        )
+
+    def _not_replaced(self, path: Path, why: str) -> NotSaved:
+        error = NotSaved(
+            f"{quoted(path)} {why}, and was not replaced.",
+            task_id=self.task_id,
+            units_at_stake=self.units,
+        )
+        error.hint = (
+            "The vendor keeps the result for a day at least: call `save` again with another name, "
+            "or with a folder."
+        )
+        return error
 
     async def _write(self, folder: Path, wanted: Sequence[int], put: Put) -> list[Path]:
         """Download the pictures with the indices `wanted`; this is a `Write` of `_files.sets`."""
@@ -430,8 +508,7 @@ class Done(Value):
                 await outcome.result.save("out/")
 
     - `job`: the job; `result`: its pictures; `task_id`: the vendor's id.
-    - `units`: the units that were charged for it, all tries included; 0.0 if an equal job paid for
-      the task.
+    - `units`: as in `Result`: the least that was charged if `result.priced` is False.
     - `duration`: the seconds from the creation of the task to its end; None if the client did not
       create it.
     - `files`: the paths of the saved files, if the batch had `save_to`.
@@ -465,7 +542,8 @@ class Failed(Value):
     - `job`: the job.
     - `error`: the reason, with `message`, `hint` and `units_at_stake`, see `PerfectError`.
     - `task_id`: the vendor's id; None if no task was created or its id is unknown.
-    - `units`: the units that were charged and not returned.
+    - `units`: the units that were charged and not returned; each task counts as 1 unit if the price
+      of the job is unknown (`job.priced` is False).
     - `duration`: the seconds from the creation of the task to its end, or None.
     - `changes`: as in `Done`.
     - `ok` is False, `result` is None and `files` is empty.
@@ -488,6 +566,13 @@ class Failed(Value):
 
 Outcome: TypeAlias = Done | Failed
 """The outcome of one job of a batch: `outcome.ok` is True for `Done` and False for `Failed`."""
+
+
+def _is_same_file(path: Path, name: str) -> bool:
+    try:
+        return path.samefile(name)
+    except (OSError, ValueError):
+        return False
 
 
 def _picture_type(head: bytes) -> str:

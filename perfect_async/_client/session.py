@@ -28,7 +28,7 @@ from perfect_async._client.results import (
 from perfect_async._client.retention import Copy, Retention
 from perfect_async._client.task import TrackedJob, wait_timeout
 from perfect_async._files.images import ImageFile, inspect
-from perfect_async._files.saving import unwritable
+from perfect_async._files.saving import is_new_file, unwritable
 from perfect_async._files.threads import in_thread
 from perfect_async._journal.journal import unrecorded
 from perfect_async._log import LOG, type_name
@@ -47,6 +47,7 @@ from perfect_async.errors import (
     ServiceUnavailable,
     TaskError,
     TaskExpired,
+    quoted,
 )
 from perfect_async.models import FileId, Job, Smile, Source, must_be_job
 from perfect_async.reports import JobEvent, JobEventKind, TaskStatus
@@ -115,9 +116,7 @@ class ClientSession:
 
     @staticmethod
     def _closed() -> ClientClosed:
-        return ClientClosed(
-            "This client is closed; its results can be read and saved only while it is open."
-        )
+        return ClientClosed("This client is closed.")
 
     # Jobs.
 
@@ -358,7 +357,15 @@ class ClientSession:
         if options.save_to is None:
             return options
         # Absolute, since this process may change its folder, and another one may resume the job.
-        folder: str = await in_thread(partial(os.path.abspath, options.save_to))
+        given = options.save_to
+        folder: str = await in_thread(partial(os.path.abspath, given))
+        if not given.endswith((os.sep, os.altsep or os.sep)) and await in_thread(
+            partial(is_new_file, Path(folder))
+        ):
+            raise ConfigurationError(
+                f"save_to is {quoted(given)}, which is the name of a file, and save_to is a "
+                f"folder. result.save({quoted(given)}) writes one file."
+            )
         try:
             await self.retention.check_folder(folder)
         except OSError as exc:
@@ -387,7 +394,7 @@ class ClientSession:
     ) -> TrackedJob:
         """Wait for the `awaited` event of a job; withdraw the job if the wait ends before it."""
         job: TrackedJob | None = None
-        came = False
+        came, window_wait = False, 0.0
         try:
             with anyio.move_on_after(timeout):
                 job = await track()
@@ -395,12 +402,13 @@ class ClientSession:
             came = job is not None and awaited(job).is_set()
         finally:
             if job is not None and not came:
+                window_wait = self.driver.scheduler.window_wait()
                 self.driver.withdraw(job.handle)
         if job is not None and came:
             return job
         handle = None if job is None else job.handle
         failure = self.channel.last_failure if handle is None else handle.failure
-        error = wait_timeout(timeout or 0.0, what, handle, failure)
+        error = wait_timeout(timeout or 0.0, what, handle, failure, window_wait)
         raise error from error.__cause__
 
     async def status(self, feature: str, task_id: str) -> TaskStatus:
@@ -563,7 +571,11 @@ class ClientSession:
         except RequestRefused as exc:
             if not tasks.is_unknown_task(exc):
                 raise
-            gone = "the vendor no longer knows the task, so its pictures cannot be fetched."
+            gone = (
+                "the vendor does not know the task, so its pictures cannot be fetched: it expired "
+                "or was deleted, or the id, the feature, its version or the key is not the one it "
+                "was created with."
+            )
             raise TaskExpired(gone, task_id=task_id, request_id=exc.request_id) from None
         return tasks.read_status(
             ev.Poll(0, 0), reply, pictures_only=pictures_only, task_id=task_id, units=0.0

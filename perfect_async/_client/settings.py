@@ -16,7 +16,14 @@ from perfect_async._runtime.sharing import ShareSetting
 from perfect_async._runtime.spec import JobOptions
 from perfect_async._time import SECOND
 from perfect_async._transport.transport import HttpTransport, NetworkTransport
-from perfect_async.errors import QUOTES, ConfigurationError, JobRefused, quoted, redacted
+from perfect_async.errors import (
+    QUOTES,
+    ConfigurationError,
+    JobRefused,
+    quoted,
+    redacted,
+    shown_value,
+)
 from perfect_async.models import Polling, feature_name
 
 KEY_VARIABLE: Final = "YOUCAM_API_KEY"
@@ -59,8 +66,13 @@ def key_flaw(key: str | None) -> str | None:
     with the locals of its frames.
     """
     problem = None
-    if not isinstance(key, str) or not key:
-        problem = "is empty" if key == "" else "is missing"
+    if key is None:
+        problem = "is missing"
+    elif not isinstance(cast("object", key), str):
+        # A key of another type may still be a secret, so only its type is named.
+        problem = f"is of the type {type(key).__name__}, and must be text"
+    elif not key:
+        problem = "is empty"
     elif key[0] in QUOTES or key[-1] in QUOTES:
         problem = "stands in quotes, which are no part of it"
     elif not key.strip(".\u2026"):
@@ -75,7 +87,9 @@ def key_flaw(key: str | None) -> str | None:
 def kind(name: str, value: object, kind: type) -> None:
     """Raise `ConfigurationError` unless the setting `name` is of the type `kind`."""
     if not isinstance(value, kind):
-        raise ConfigurationError(f"{name} is {quoted(value)}; it must be of type {kind.__name__}.")
+        raise ConfigurationError(
+            f"{name} is {shown_value(value)}; it must be of type {kind.__name__}."
+        )
 
 
 def feature(value: object, version: str) -> str:
@@ -97,10 +111,30 @@ def feature(value: object, version: str) -> str:
     return name
 
 
+def attach_call(feature: str, task_id: str) -> str:
+    """Return the call of `Client.attach` for a task, for a message; `feature` is its name."""
+    typed = FEATURES.get(feature)
+    if typed is not None:
+        return f"await client.attach({typed.__name__}, {quoted(task_id)})"
+    path, _, version = feature.partition("@")
+    more = f", version={quoted(version)}" if version else ""
+    return f"await client.attach({quoted(path)}, {quoted(task_id)}{more})"
+
+
 def task_id(value: object) -> str:
     """Return `value` if it can be the id of a task. Raises `ConfigurationError`."""
+    if value is None:
+        error = ConfigurationError("task_id is None, so no task is known that could be asked for.")
+        error.hint = (
+            "An error has no task_id if its job was not sent, which costs nothing, or if its "
+            "creation has no answer: then it has `units_at_stake`, and `SubmissionInDoubt` also "
+            "`candidates`."
+        )
+        raise error
     if not isinstance(value, str) or not value:
-        raise ConfigurationError(f"task_id is {quoted(value)}; it must be the vendor's id, a text.")
+        raise ConfigurationError(
+            f"task_id is {shown_value(value)}; it must be the vendor's id, a text."
+        )
     return value
 
 
@@ -126,7 +160,7 @@ def share(value: object, transport: HttpTransport | None) -> ShareSetting | None
         value = os.environ.get(SHARE_VARIABLE) or MACHINE
     if value is None:
         return None
-    unknown = quoted(value)
+    unknown = shown_value(value)
     text = os.fspath(cast("str", value)) if isinstance(value, str | os.PathLike) else None
     if text == MACHINE:
         return ShareSetting()
@@ -145,7 +179,7 @@ def folder(value: object) -> str | None:
     """Return `value` as text if it can be `save_to`. Raises `ConfigurationError`."""
     if value is None:
         return None
-    path, shown = cast("object", None), quoted(value)
+    path, shown = cast("object", None), shown_value(value)
     if isinstance(value, str | os.PathLike):
         path = os.fspath(cast("str | os.PathLike[str]", value))
     if not is_path(path):
@@ -174,7 +208,7 @@ def job_options(
         seconds = number("give_up_after", give_up_after)
         if not polling.lease <= seconds <= polling.give_up_after:
             raise ConfigurationError(
-                f"give_up_after is {quoted(give_up_after)}; for one job it must be from "
+                f"give_up_after is {shown_value(give_up_after)}; for one job it must be from "
                 f"{polling.lease:g} s (Polling.lease) to {polling.give_up_after:g} s "
                 "(Polling.give_up_after)."
             )
@@ -189,7 +223,7 @@ def job_options(
 def fit(value: object) -> bool:
     """Return `value` if it can be `fit`. Raises `ConfigurationError`, also if Pillow is missing."""
     if not isinstance(value, bool):
-        raise ConfigurationError(f"fit is {quoted(value)}; it must be True or False.")
+        raise ConfigurationError(f"fit is {shown_value(value)}; it must be True or False.")
     if value and find_spec("PIL") is None:
         raise ConfigurationError(
             "fit=True needs Pillow, which the extra `fit` brings: pip install 'perfect_async[fit]'."
@@ -200,19 +234,19 @@ def fit(value: object) -> bool:
 def callback(value: object) -> None:
     """Raise `ConfigurationError` unless `value` can be `on_event`."""
     if value is not None and not callable(value):
-        raise ConfigurationError(f"on_event is {quoted(value)}; it must be a function.")
+        raise ConfigurationError(f"on_event is {shown_value(value)}; it must be a function.")
 
 
 def retries(value: object) -> None:
     """Raise `ConfigurationError` unless `value` can be `engine_retries`."""
     if type(value) is not int or value < 0:
         raise ConfigurationError(
-            f"engine_retries is {quoted(value)}; it must be a whole number from 0."
+            f"engine_retries is {shown_value(value)}; it must be a whole number from 0."
         )
 
 
 def number(name: str, value: float, what: str = "seconds") -> float:
     """Return `value` if it can be the setting `name`. Raises `ConfigurationError`."""
     if type(value) not in {int, float} or not 0 <= value < math.inf:
-        raise ConfigurationError(f"{name} is {quoted(value)}; it must be {what} from 0.")
+        raise ConfigurationError(f"{name} is {shown_value(value)}; it must be {what} from 0.")
     return float(value)

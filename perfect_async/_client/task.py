@@ -14,6 +14,7 @@ import anyio
 
 from perfect_async._client import settings
 from perfect_async._client.results import Done, Result
+from perfect_async._client.settings import attach_call
 from perfect_async._log import type_name
 from perfect_async._runtime.handle import JobHandle
 from perfect_async.errors import (
@@ -149,15 +150,35 @@ class TrackedJob:
 
 
 def wait_timeout(
-    timeout: float, what: str, handle: JobHandle | None, failure: PerfectError | None
+    timeout: float,
+    what: str,
+    handle: JobHandle | None,
+    failure: PerfectError | None,
+    window_wait: float = 0.0,
 ) -> WaitTimeout:
-    """Return the error for a wait of `timeout` seconds; `failure` is the last request's error."""
-    last = "" if failure is None else f" The last request failed: {failure.message}"
+    """Return the error for a wait of `timeout` seconds; `failure` is the last request's error.
+
+    `window_wait`: the seconds for which the key's request window would still have been full.
+    """
+    why = "" if failure is None else f" The last request failed: {failure.message}"
+    unsent = handle is None or (handle.task_id is None and not handle.submitting)
+    if unsent and window_wait >= 1:
+        why = f" The request window of the key is full for about {window_wait:.0f} s more.{why}"
     error = WaitTimeout(
-        f"{what} after {timeout:g} s.{last}",
+        f"{what} after {timeout:g} s.{why}",
         task_id=None if handle is None else handle.task_id,
         units_at_stake=0.0 if handle is None else handle.at_stake,
     )
+    if handle is None or unsent:
+        error.hint = "The job was not sent and costs nothing."
+    elif handle.task_id is None:
+        error.hint = (
+            "Its creation was sent and has no answer yet; run the same job again to wait for it, "
+            "which buys it once."
+        )
+    else:
+        again = attach_call(handle.spec.feature, handle.task_id)
+        error.hint = f"The task goes on while the client is open; `{again}` waits for it again."
     error.__cause__ = failure and copy_error(failure)
     return error
 

@@ -93,6 +93,9 @@ _MAGIC: Final = (
     (b"PK\x05\x06", "zip"),
 )
 
+_PATTERN: Final = re.compile(r"[*?]|\[[^\]]+\]")
+"""A sign that a path is meant as a pattern of `glob`."""
+
 _FITTABLE: Final = {"webp", "gif", "bmp", "tiff"}
 """Types that the typed features refuse and that `fit` can convert."""
 _MOST_FITTED: Final = 100 * 1024 * 1024
@@ -198,12 +201,22 @@ async def inspect(
             look = partial(_look_at_stream, source)
         case _:
             raise PictureRefused(
-                f"a picture cannot come from {quoted(type(source).__name__)}: pass a path, bytes, "
-                "a binary file, a Pillow image, an http(s) URL or a FileId."
+                f"a picture cannot come from {quoted(type(source).__name__)}.",
+                advice=_advice_for(source),
             )
     if isinstance(source, bytes) and len(source) <= _SMALL and not fit and _imagesize_is_loaded():
         return look(job_type, fit=fit)
     return await _in_thread(partial(look, job_type, fit=fit))
+
+
+def _advice_for(source: object) -> str:
+    """Return the advice for a source of a type that is no picture."""
+    if isinstance(source, list | tuple | set | frozenset):
+        return (
+            "pass a path, bytes or another single picture, and make one job for each: "
+            "client.batch([Smile(path) for path in paths])"
+        )
+    return "pass a path, bytes, a binary file, a Pillow image, an http(s) URL or a FileId"
 
 
 def _imagesize_is_loaded() -> bool:
@@ -312,7 +325,11 @@ def look_at_file(path: str, job_type: Job | type[Job], *, fit: bool = False) -> 
     """
     name = quoted(shown_source(path))
     if not path:
-        raise PictureRefused("the path of the picture is empty.", reason="no path")
+        raise PictureRefused(
+            "the path of the picture is empty.",
+            reason="no path",
+            advice="pass the path of a picture",
+        )
     try:
         with _opened(path, name) as file:
             size = os.fstat(file.fileno()).st_size
@@ -327,7 +344,7 @@ def look_at_file(path: str, job_type: Job | type[Job], *, fit: bool = False) -> 
     except OSError as exc:
         if is_passing(exc):
             raise
-        raise _unreadable(name, exc) from exc
+        raise _unreadable(path, name, exc) from exc
 
 
 def _opened(path: str, name: str) -> BinaryIO:
@@ -351,22 +368,42 @@ def _opened(path: str, name: str) -> BinaryIO:
         _regular(Path(path).stat().st_mode, name)
         return open(path, "rb", opener=regular)
     except ValueError as exc:  # a NUL or a lone surrogate
-        raise PictureRefused(f"{name} is not a valid path.", reason="no path") from exc
+        raise PictureRefused(
+            f"{name} is not a valid path.", reason="no path", advice="correct the path"
+        ) from exc
 
 
 def _regular(mode: int, name: str) -> None:
     if stat.S_ISDIR(mode):
         raise PictureRefused(
-            f"{name} is a folder; pass the pictures in it one by one.", reason="folder"
+            f"{name} is a folder.",
+            reason="folder",
+            advice="make one job for each picture in it, such as each path of "
+            'Path(folder).glob("*.jpg")',
         )
     if not stat.S_ISREG(mode):
-        raise PictureRefused(f"{name} is not a regular file.", reason="no file")
+        raise PictureRefused(
+            f"{name} is not a regular file.",
+            reason="no file",
+            advice="pass the path of a file, or the bytes of the picture",
+        )
 
 
-def _unreadable(name: str, exc: OSError) -> PictureRefused:
+def _unreadable(path: str, name: str, exc: OSError) -> PictureRefused:
+    missing = isinstance(exc, FileNotFoundError)
+    advice = "correct the path, or the permissions of the file"
+    if missing and path.startswith("~"):
+        advice = '"~" is not expanded: pass Path(path).expanduser()'
+    elif missing and _PATTERN.search(path) is not None:
+        advice = 'patterns are not expanded: make one job for each path of Path(".").glob(pattern)'
+    elif missing:
+        advice = "correct the path"
+        if not Path(path).is_absolute():
+            advice = f"correct the path, which starts from the working folder {quoted(Path.cwd())}"
     return PictureRefused(
         f"{name} cannot be read: {exc.strerror or type(exc).__name__}.",
-        reason="missing" if isinstance(exc, FileNotFoundError) else "unreadable",
+        reason="missing" if missing else "unreadable",
+        advice=advice,
     )
 
 
@@ -463,7 +500,7 @@ def _block(path: Path, start: int, size: int, update: Callable[[bytes], object])
     except OSError as exc:
         if is_passing(exc):
             raise
-        raise _unreadable(name, exc) from exc
+        raise _unreadable(str(path), name, exc) from exc
     if not same or len(block) != wanted:
         raise _changed(name, "after it was inspected")
     update(block)

@@ -96,6 +96,16 @@ def stem(job: Job) -> str:
             return PurePath(os.fsdecode(job.source)).stem
 
 
+def file_name(source: Source) -> str | None:
+    """Return the path of the file that `source` is read from, or None if it has none."""
+    if isinstance(source, BinaryFile):
+        name: object = getattr(source, "name", None)
+        return name if isinstance(name, str) else None
+    if isinstance(source, str | os.PathLike) and not is_url(source):
+        return os.fsdecode(source)
+    return None
+
+
 def clean(text: str, limit: int = LONGEST) -> str:
     """Return `text` as ASCII letters, digits and `._-`: at most `limit` characters, never empty.
 

@@ -40,6 +40,11 @@ def is_path(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and bool(value) and "\0" not in value
 
 
+def is_new_file(path: Path) -> bool:
+    """Return whether `path` has the suffix of a picture and no folder has this name; blocks."""
+    return path.suffix.lower() in names.SUFFIXES and not path.is_dir()
+
+
 @attrs.frozen(eq=False, repr=False)
 class SaveTarget(Value):
     """The place of a result: `folder`, and the `name` of the file if the user gave one."""

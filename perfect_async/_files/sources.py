@@ -44,22 +44,32 @@ def read_file(source: BinaryFile, most: int) -> bytes:
         try:
             piece = cast("object", source.read(min(_PIECE, most + 1 - len(data))))
         except ValueError as exc:
-            raise PictureRefused(f"{name} cannot be read: it is closed.") from exc
+            raise PictureRefused(
+                f"{name} cannot be read: it is closed.",
+                reason="closed file",
+                advice="keep the file open until the job has started, or pass its path",
+            ) from exc
         if not isinstance(piece, bytes):
             what = "text" if isinstance(piece, str) else type(piece).__name__
             if iscoroutine(piece):
                 # An unclosed coroutine would warn that it was never awaited.
                 piece.close()
             raise PictureRefused(
-                f"{name} returns {quoted(what)} instead of bytes. Open it in binary mode; "
-                "asynchronous files are not supported."
+                f"{name} returns {quoted(what)} instead of bytes.",
+                reason="text file" if isinstance(piece, str) else "unusable",
+                advice=(
+                    'open it in binary mode: open(path, "rb")'
+                    if isinstance(piece, str)
+                    else "pass its path or its bytes; asynchronous files are not supported"
+                ),
             )
         if not piece:
             break
         data += piece
     if not data:
         raise PictureRefused(
-            f"{name} has nothing left to read: it is read once, from its current position. Pass "
-            "its bytes to use them again."
+            f"{name} has nothing left to read: it is read once, from its current position.",
+            reason="read already",
+            advice="pass its path or its bytes to use it again",
         )
     return bytes(data)

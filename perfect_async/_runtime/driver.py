@@ -512,6 +512,7 @@ class Driver:
             if command is not None:
                 self._issue(command, now)
                 continue
+            self._warn_of_full_window()
             await self._sleep_until(self._wakes_at(now))
 
     def _is_shared(self, command: ev.Command | None, now: int) -> bool:
@@ -544,7 +545,6 @@ class Driver:
         self._looked_at = self._now()
         for each in commands:
             self._do_command(each)
-        self._warn_of_full_window()
         if len(self._early):
             self._announce_early()
         return True
@@ -732,12 +732,21 @@ class Driver:
             )
 
     def _warn_of_full_window(self) -> None:
-        """Warn, once in five minutes, that jobs wait for a window that others have used."""
+        """Log, once in five minutes, that jobs wait for a full window; warn if others filled it."""
         now = self.clock.seconds()
         if now < self._waited + _WARNED_FOR or (wait := self.scheduler.window_wait()) < _LONG_WAIT:
             return
         self._waited = now
         statistics = self.scheduler.statistics()
+        if not statistics.requests_by_others:
+            LOG.info(
+                "The request window of this key is full: %d of its %d requests were sent. The "
+                "first job is sent in about %.0f s.",
+                statistics.requests_in_window,
+                statistics.window_limit,
+                wait,
+            )
+            return
         LOG.warning(
             "The request window of this key is full: other processes have sent %d of its %d "
             "requests. The first job is sent in about %.0f s.",

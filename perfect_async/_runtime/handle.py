@@ -222,11 +222,16 @@ class JobHandle:
         task = "" if self.task_id is None else f", task {quoted(self.task_id)}"
         lasted = "" if self.duration is None else f" in {self.duration:.1f} s"
         how = "done"
-        if isinstance(self.ending, PerfectError):
+        if isinstance(self.ending, ClientClosed):
+            how = f"was not sent: {self.ending.message.rstrip('.')}"
+        elif isinstance(self.ending, PerfectError):
             how = f"failed: {type_name(self.ending)}: {self.ending.message}"
+        cost = f"{self.units:g} {'unit' if self.units == 1 else 'units'}"
+        if self.units and self.spec.job is not None and not self.spec.job.priced:
+            cost = f"at least {cost} (no price was given)"
         LOG.info(
-            "Job %s%s %s%s, %g %s",
-            *(what, task, how, lasted, self.units, "unit" if self.units == 1 else "units"),
+            "Job %s%s %s%s, %s",
+            *(what, task, how, lasted, cost),
             extra={
                 "feature": self.spec.feature,
                 "task_id": self.task_id,

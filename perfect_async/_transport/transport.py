@@ -79,6 +79,7 @@ _T = TypeVar("_T")
 HttpTransport: TypeAlias = httpx.AsyncBaseTransport
 NetworkTransport: TypeAlias = httpx.AsyncHTTPTransport
 
+_API_NAME: Final = "the vendor's API at"
 # In bytes. A page of 20 templates has about 10 KB; no answer of the API comes near this.
 _LONGEST_ANSWER: Final = 5_000_000
 # Concurrent uploads and downloads: on our own pools, and on a transport of the user, whose pool
@@ -208,7 +209,7 @@ class VendorTransport:
         self._json_headers["Content-Type"] = "application/json"
         self._base_url = _accepted_base(base_url).rstrip("/")
         host = quoted(httpx.URL(self._base_url).netloc.decode("ascii"), 100)[1:-1]
-        self._api_name = f"the vendor's API at {host}"
+        self._api_name = f"{_API_NAME} {host}"
         self._timeouts = timeouts
         self._slots = anyio.Semaphore(bulk or (_PARALLEL if transport is None else _PARALLEL_GIVEN))
         silence_loggers()
@@ -565,11 +566,16 @@ def _mapped(error: Exception, peer: str) -> ApiError:
     if isinstance(error, httpx.ProxyError) and (found := re.match("[1-5][0-9]{2}", str(error))):
         return _proxy_refuses(int(found[0]))
     if isinstance(error, _network_errors()[0]):
-        return ServiceUnavailable(
+        failure = ServiceUnavailable(
             f"{peer} could not be reached ({reason}).",
             never_sent=True,
             lasting=any(isinstance(each, ssl.SSLCertVerificationError) for each in _causes(error)),
         )
+        if peer.startswith(_API_NAME):
+            failure.hint = (
+                "Try again later; check the network, and the host in base_url or YOUCAM_BASE_URL."
+            )
+        return failure
     return ServiceUnavailable(f"no answer came from {peer} ({reason}).")
 
 

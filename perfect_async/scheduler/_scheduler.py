@@ -381,14 +381,13 @@ class Scheduler:
         return max(budget, left * lasts / at_once)
 
     def window_wait(self) -> float:
-        """Estimate the seconds until the first job can be sent, where others used the window.
+        """Estimate the seconds until the first job can be sent, if the window is full.
 
-        It is 0 while a job runs, and where others have sent no requests.
+        It is 0 while a job runs. The requests of this process and of others count alike.
         """
         state, now = self._state, self._state.updated_at
         waiting = state.uncreated()
-        # Counting the requests is slow, so it comes last; this is called at each step.
-        if not waiting or len(state.jobs) > waiting or not state.members.requests(now):
+        if not waiting or len(state.jobs) > waiting:
             return 0.0
         limit = state.pacer.limit(now)
         # The first task may be one that lasts long.

@@ -383,7 +383,7 @@ class SchedulerState:
         self.queries.cancel(ref)
         if (job := self.jobs.get(ref)) is not None:
             job.wanted = False
-            self._end_uncreated([job], ClientClosed("The job was cancelled before it was sent."))
+            self._end_uncreated([job], ClientClosed("The caller no longer waits for this job."))
 
     def on_channel_closed(self, channel: int, now: int) -> None:
         """End the jobs of `channel` that are not created yet; its running tasks go on."""

@@ -110,8 +110,6 @@ def test_a_missing_key_is_an_error() -> None:
     """The error says which variable to set."""
     with pytest.raises(ConfigurationError, match="is missing: set YOUCAM_API_KEY"):
         Client()
-    with pytest.raises(ConfigurationError, match="is missing: set YOUCAM_API_KEY"):
-        Client(7)  # type: ignore[arg-type]
 
 
 def test_a_refused_key_is_in_no_frame_of_the_package() -> None:
@@ -151,6 +149,46 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, Any]) -> None
         Client(KEY, **settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        ({"drain": "30"}, "drain is '30' (str); it must"),
+        ({"drain": -1}, "drain is -1; it must"),
+        ({"engine_retries": True}, "engine_retries is True; it must"),
+        ({"limits": 5}, "limits is 5; it must"),
+        ({"fit": "yes"}, "fit is 'yes' (str); it must"),
+    ],
+)
+def test_a_message_shows_the_type_of_a_wrong_value(settings: dict[str, Any], shown: str) -> None:
+    """Text and a number look different, since the wrong type is often the mistake."""
+    with pytest.raises(ConfigurationError) as caught:
+        Client(KEY, **settings)
+    assert shown in str(caught.value)
+
+
+def test_a_key_of_another_type_is_not_called_missing() -> None:
+    """The message names the type and not the value, which may be a secret."""
+    with pytest.raises(ConfigurationError, match="is of the type int, and must be text") as caught:
+        Client(5551234)  # type: ignore[arg-type]
+    assert "5551234" not in str(caught.value)
+
+
+async def test_wrong_types_of_calls_are_refused_with_the_right_one(tmp_path: Path) -> None:
+    """A job where jobs belong, a number as a path, and the name of a file as a folder."""
+    sandbox = vendor()
+    async with client(sandbox) as c:
+        with pytest.raises(ConfigurationError, match="pass an iterable of jobs"):
+            await c.estimate(smile())  # type: ignore[arg-type]
+        with pytest.raises(ConfigurationError, match=r"result\.save\(.*smiling\.jpg'\) writes one"):
+            await c.run(smile(), save_to=tmp_path / "smiling.jpg")
+        assert not sandbox.ledger.requests["submit"]
+        result = await c.run(smile(), save_to=f"{tmp_path}/smiling.jpg/")
+        assert 1 == len(result.files)
+        assert 1 == len((await c.run(smile(2), save_to=tmp_path / "smiling.jpg")).files)
+        with pytest.raises(ConfigurationError, match="save cannot write to 5: pass the path"):
+            await result.save(5)  # type: ignore[arg-type]
+
+
 def test_variables_are_the_defaults_of_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable counts if the argument is not given."""
     monkeypatch.setenv("YOUCAM_API_KEY", KEY)
@@ -160,6 +198,22 @@ def test_variables_are_the_defaults_of_arguments(monkeypatch: pytest.MonkeyPatch
     assert "<Client https://a.example unopened>" == repr(Client(base_url="https://a.example"))
     monkeypatch.setenv("YOUCAM_BASE_URL", "")
     assert "<Client https://yce-api-01.makeupar.com unopened>" == repr(Client())
+
+
+@pytest.mark.parametrize("path", ["/s2s", "/s2s/v2.0", "/s2s/v2.1/"])
+def test_a_base_with_the_path_of_the_api_is_refused(path: str) -> None:
+    """Every request to it would answer 404, and a proxy's own path still works."""
+    with pytest.raises(ConfigurationError, match="leave the path out"):
+        Client(KEY, base_url=f"https://a.example{path}")
+    assert "a.example/proxy " in repr(Client(KEY, base_url="https://a.example/proxy"))
+
+
+async def test_an_interval_over_the_lease_loses_no_task() -> None:
+    """`interval` and an `insured` over `give_up_after` delay no poll that keeps a task alive."""
+    sandbox = vendor(durations={"ai-smile": Durations.fixed(45.0)})
+    async with client(sandbox, polling=Polling(interval=20, insured=1000)) as c:
+        await asyncio.gather(*(c.run(each) for each in smiles(5)))
+    assert {"success": 5} == dict(sandbox.ledger.tasks_by_state)
 
 
 async def test_the_headers_of_requests() -> None:
@@ -238,8 +292,30 @@ async def test_a_closed_client_refuses_every_call(tmp_path: Path) -> None:
         await c.run(smile())
     with pytest.raises(ClientClosed):
         await batch.__aenter__()
-    with pytest.raises(ClientClosed, match="while it is open"):
+    with pytest.raises(ClientClosed, match="was not downloaded"):
         await result.save(tmp_path / "results")
+
+
+async def test_a_result_that_is_read_after_its_client_says_how_to_fetch_it(
+    tmp_path: Path,
+) -> None:
+    """The task was paid for, so the error does not say that nothing was bought."""
+    sandbox = vendor()
+    async with client(sandbox) as c:
+        result = await c.run(smile())
+
+    for call in (result.read, result.images[0].read, lambda: result.save(tmp_path)):
+        with pytest.raises(ClientClosed) as caught:
+            await call()
+        assert "Nothing was bought" not in str(caught.value)
+        fetching = f"`await client.attach(Smile, {result.task_id!r})`"
+        assert fetching in caught.value.hint
+        assert "inside `async with`" in caught.value.hint
+
+    async with client(sandbox) as c:
+        again = await c.attach(Smile, result.task_id)
+        assert 1 == len(await again.read())
+    assert 1 == sandbox.ledger.units_charged
 
 
 def test_a_client_belongs_to_its_loop() -> None:
@@ -582,8 +658,32 @@ async def test_timeouts_bound_the_waiting_and_not_the_task() -> None:
         assert 3.0 == clock() - began
         assert [task.task_id for task in sandbox.ledger.tasks] == [caught.value.task_id]
         assert 1.0 == caught.value.units_at_stake
+        again = f"`await client.attach(Smile, {caught.value.task_id!r})` waits for it again."
+        assert caught.value.hint.endswith(again)
 
     assert {"success": 1} == dict(sandbox.ledger.tasks_by_state)
+
+
+async def test_a_wait_for_the_window_is_visible(caplog: pytest.LogCaptureFixture) -> None:
+    """The statistics, one line of the log and the error name a window that is full."""
+    caplog.set_level("INFO", "perfect_async")
+    sandbox = vendor()
+    async with client(sandbox, limits=Limits(requests=90)) as c:
+        for _ in range(88):
+            await c.units()
+        waiting = asyncio.ensure_future(c.run(smile(), timeout=20))
+        await asyncio.sleep(10)
+        wait = c.statistics().window_wait
+        with pytest.raises(WaitTimeout) as caught:
+            await waiting
+
+    assert 200 < wait < 300
+    assert "request window of the key is full for about 2" in caught.value.message
+    assert "The job was not sent and costs nothing." == caught.value.hint
+    assert (None, 0.0) == (caught.value.task_id, caught.value.units_at_stake)
+    assert 1 == caplog.text.count("The request window of this key is full: 88 of its 90 requests")
+    assert "was not sent: The caller no longer waits for this job, 0 units" in caplog.text
+    assert "failed" not in caplog.text
 
 
 @pytest.mark.parametrize("timeout", [0, 0.05])
@@ -1142,8 +1242,17 @@ async def test_estimates_without_an_answer_of_the_price_list(answer: Scripted) -
 @pytest.mark.parametrize("name", ["limits", "polling", "timeouts", "transport"])
 def test_settings_of_a_wrong_type_are_refused(name: str) -> None:
     """A setting of a wrong type is refused at construction."""
-    with pytest.raises(ConfigurationError, match=f"{name} is '5'"):
+    with pytest.raises(ConfigurationError, match=rf"{name} is '5' \(str\)"):
         Client(KEY, **{name: "5"})  # type: ignore[arg-type]
+
+
+async def test_attaching_without_an_id_says_what_a_missing_id_means() -> None:
+    """The `task_id` of an error is None if its job was not sent."""
+    async with client(vendor()) as c:
+        with pytest.raises(ConfigurationError, match="no task is known") as caught:
+            await c.attach(Smile, None)  # type: ignore[arg-type]
+    assert "correct the setting" not in str(caught.value)
+    assert "not sent, which costs nothing" in caught.value.hint
 
 
 @pytest.mark.parametrize("task_id", ["", None, 5])

@@ -200,8 +200,9 @@ async def test_a_result_is_not_saved_when_the_client_is_closed(tmp_path: Path) -
     async with isolated(vendor()) as c:
         result = await c.run(smile())
 
-    with pytest.raises(ClientClosed):
+    with pytest.raises(ClientClosed) as caught:
         await result.save(tmp_path)
+    assert f"client.attach(Smile, {result.task_id!r})" in caught.value.hint
     assert isinstance(result.images[0], ResultImage)
 
 

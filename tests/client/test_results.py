@@ -28,6 +28,7 @@ from perfect_async._runtime.executors import LoopExecutor
 from perfect_async.errors import (
     BadAnswer,
     ConfigurationError,
+    NotSaved,
     PerfectError,
     RequestRefused,
     ServiceUnavailable,
@@ -352,6 +353,41 @@ class TestAtOnce:
         assert await one.save(out) == await one.save(out)
         assert {"me-0123abcd4567ffff.jpg"} == names(out)
 
+    @pytest.mark.parametrize("opened", [False, True])
+    @pytest.mark.parametrize("given", ["selfie.png", "selfie.jpg"])
+    async def test_the_source_of_the_job_is_not_replaced(
+        self, out: Path, given: str, *, opened: bool
+    ) -> None:
+        """A name whose suffix changes to that of the source, or the source itself, is refused."""
+        source = out / "selfie.jpg"
+        source.write_bytes(b"the only copy")
+        with source.open("rb") as file:
+            job = Smile(file if opened else source)
+            found = attrs.evolve(result(FakeSession(a=JPG)), job=job, units=1.0)
+
+            with pytest.raises(NotSaved, match=r"selfie\.jpg' is the job's own source") as caught:
+                await found.save(out / given)
+
+        assert b"the only copy" == source.read_bytes()
+        assert {"selfie.jpg"} == names(out)
+        assert ("task-1", 1.0) == (caught.value.task_id, caught.value.units_at_stake)
+        assert "another name" in caught.value.hint
+        assert [out / "smiling.jpg"] == await found.save(out / "smiling.jpg")
+
+    async def test_a_file_whose_name_was_not_given_is_not_replaced(self, out: Path) -> None:
+        """A changed suffix replaces no other file; the same bytes count as saved."""
+        found = result(FakeSession(a=JPG))
+        (out / "b.jpg").write_bytes(b"another picture")
+
+        with pytest.raises(NotSaved, match=r"b\.jpg' exists already; the result is a jpg"):
+            await found.save(out / "b.png")
+
+        assert b"another picture" == (out / "b.jpg").read_bytes()
+        assert [out / "a.jpg"] == await found.save(out / "a.png")
+        assert [out / "a.jpg"] == await found.save(out / "a.png")
+        assert [out / "b.jpg"] == await found.save(out / "b.jpg")
+        assert {"a.jpg", "b.jpg"} == names(out)
+
     async def test_a_link_is_replaced_and_not_followed(self, out: Path, tmp_path: Path) -> None:
         """The target of a link stays as it was."""
         (tmp_path / "precious").write_bytes(b"precious")
@@ -455,7 +491,7 @@ class TestAtOnce:
         """If a folder has the file's name, nothing is written."""
         (out / "x.png").mkdir()
 
-        with pytest.raises(OSError):
+        with pytest.raises(NotSaved):
             await result(FakeSession(a=PNG)).save(out / "x.jpg")
 
         assert {"x.png"} == names(out)

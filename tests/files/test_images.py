@@ -12,6 +12,7 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import anyio
 import attrs
@@ -435,7 +436,7 @@ class TestRefusing:
         """A folder, a missing name, a name below a file and an impossible name are refused."""
         (tmp_path / "me.jpg").write_bytes(JPG)
 
-        assert "is a folder; pass the pictures in it" in await refusal(tmp_path)
+        assert "is a folder." in await refusal(tmp_path)
         assert "No such file" in await refusal(tmp_path / "you.jpg")
         assert "Not a directory" in await refusal(tmp_path / "me.jpg" / "x")
         assert "too long" in await refusal("x" * 5000)
@@ -500,10 +501,11 @@ class TestRefusing:
     )
     async def test_other_types_are_refused(self, source: object) -> None:
         """The message names the type of the source and the accepted types."""
-        message = await refusal(source)  # type: ignore[arg-type]
+        with pytest.raises(PictureRefused) as caught:
+            await inspect(source, Smile)  # type: ignore[arg-type]
 
-        assert f"'{type(source).__name__}'" in message
-        assert "pass a path, bytes" in message
+        assert f"'{type(source).__name__}'" in caught.value.message
+        assert "pass a path, bytes" in caught.value.hint
 
     @pytest.mark.parametrize(
         "url", ["ftp://example.com/a", "file:///etc/passwd", "https://u:p@example.com/", "data:,x"]
@@ -893,3 +895,42 @@ async def test_the_library_for_headers_is_not_loaded_in_the_loop(
     await inspect(JPG, Smile)
 
     assert ["thread"] == visits
+
+
+@pytest.mark.parametrize(
+    ("source", "mend"),
+    [
+        ("none.jpg", "correct the path, which starts from the working folder"),
+        ("/nowhere/none.jpg", "correct the path."),
+        ("~/none.jpg", "pass Path(path).expanduser()"),
+        ("/nowhere/*.jpg", "patterns are not expanded"),
+        ("/nowhere/[ab].jpg", "patterns are not expanded"),
+        ("", "pass the path of a picture"),
+        ("a\0b", "correct the path"),
+        ("/", "make one job for each picture in it"),
+        (os.devnull, "pass the path of a file"),
+        (None, "pass a path, bytes, a binary file"),
+        (5, "pass a path, bytes, a binary file"),
+        (["a.jpg"], "client.batch([Smile(path) for path in paths])"),
+        (io.StringIO("text"), 'open(path, "rb")'),
+        (io.BytesIO(), "pass its path or its bytes"),
+        ("ftp://a.example/b.jpg", "correct the URL"),
+    ],
+    ids=str,
+)
+async def test_each_reason_has_a_hint_of_its_own(source: object, mend: str) -> None:
+    """Converting a picture does not help against a wrong path or a wrong type."""
+    with pytest.raises(PictureRefused) as caught:
+        await inspect(cast("Source", source), Smile)
+    assert caught.value.hint.startswith("Nothing was sent; ")
+    assert mend in caught.value.hint
+    assert "convert" not in caught.value.hint
+
+
+async def test_a_closed_file_has_a_hint_of_its_own() -> None:
+    """A closed file must stay open until it is read."""
+    file = io.BytesIO(b"x")
+    file.close()
+    with pytest.raises(PictureRefused) as caught:
+        await inspect(file, Smile)
+    assert "keep the file open" in caught.value.hint

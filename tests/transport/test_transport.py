@@ -510,8 +510,11 @@ async def test_the_host_is_named() -> None:
         failing(httpx.ConnectError("secret")), base="https://api.example:8443"
     )
 
-    with pytest.raises(ServiceUnavailable, match=r"API at api\.example:8443 could not be reached"):
+    with pytest.raises(
+        ServiceUnavailable, match=r"API at api\.example:8443 could not be reached"
+    ) as e:
         await transport.call(CALL, within=1)
+    assert "the host in base_url or YOUCAM_BASE_URL" in e.value.hint
 
 
 # Uploads.
