@@ -7,7 +7,7 @@ picture can still be read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import attrs
@@ -42,7 +42,12 @@ class RecoveredJob(Value):
 
 
 class Recovery:
-    """Resumes the jobs of a former process for the client on `channel`."""
+    """Resumes the jobs of a former process for the client on `channel`.
+
+    `ready` raises `ClientClosed` if the client accepts no more jobs. A job stays in the journal's
+    `recoverable` until it is in the registry, with no await in between, so that an equal job finds
+    it in one of the two.
+    """
 
     def __init__(
         self,
@@ -50,8 +55,10 @@ class Recovery:
         channel: Channel,
         spending_limits: tuple[int, ...],
         *,
+        ready: Callable[[], None],
         fit: bool = False,
     ) -> None:
+        self._ready = ready
         self._fit = fit
         self._spending_limits = spending_limits
         self._registry = registry
@@ -104,20 +111,31 @@ class Recovery:
     # Resuming.
 
     async def resume(self, recovered: RecoveredJob) -> JobHandle:
-        """Resume the job, or follow it if it was resumed already. Raises `JobRefused`."""
-        snapshot = self._journal.take(recovered.number)
+        """Resume the job, or follow it if it was resumed already.
+
+        Raises `JobRefused` and `ClientClosed`.
+        """
+        snapshot = self._journal.recoverable.get(recovered.number)
         if snapshot is None:
             return self._follow(recovered)
         spec = self._spec(snapshot)
         if (handle := self._resumed(snapshot, spec)) is not None:
+            self._journal.take(snapshot.job)
             return handle
+        refused: JobRefused | None = None
         try:
             spec = await self._with_pictures(snapshot, spec)
-        except JobRefused:
+        except JobRefused as exc:
+            refused = exc
+        self._ready()
+        if self._journal.take(snapshot.job) is None:
+            # An equal job, or another `resume`, has resumed it while its pictures were read.
+            return self._follow(recovered)
+        if refused is not None:
             entry = self._journal.resume(snapshot)
             entry.ended("failed")
             entry.reported()
-            raise
+            raise refused
         return self._enter(snapshot, spec)
 
     def _follow(self, recovered: RecoveredJob) -> JobHandle:
@@ -134,8 +152,15 @@ class Recovery:
         return handle
 
     def _enter(self, snapshot: JobSnapshot, spec: JobSpec) -> JobHandle:
-        handle = self._registry.enter(self._channel, spec, self._journal.resume(snapshot))
-        return self._remember(snapshot, handle)
+        entry = self._journal.resume(snapshot)
+        equal = self._registry.equal_purchase(self._channel, spec)
+        if equal is None:
+            handle = self._registry.enter(self._channel, spec, entry)
+            return self._remember(snapshot, handle)
+        # The journal has this job twice; one task serves both.
+        entry.ended("unsent")
+        self._remember(snapshot, equal.leader or equal)
+        return equal
 
     def _remember(self, snapshot: JobSnapshot, handle: JobHandle) -> JobHandle:
         # The spec has the former options, so that others who resume it save to the same folder.

@@ -198,6 +198,7 @@ class JobJournal:
             for number, snapshot in self.recoverable.items()
             if snapshot.stored.sure
         }
+        self._former_numbers = dict(self._numbers)
 
     def enter(self, stored: StoredJob) -> JobEntry:
         """Record a new job."""
@@ -223,8 +224,9 @@ class JobJournal:
         return None if number is None else self.take(number)
 
     def former_source(self, identity: str) -> StoredJob | None:
-        """Return the equal job of the former process if it was not resumed and did not fail."""
-        snapshot = self.recoverable.get(self._numbers.get(identity, 0))
+        """Return the equal job of the former process if it is not over and did not fail."""
+        # Also a job that was resumed, since an equal job gets its result.
+        snapshot = self.writer.state.live.get(self._former_numbers.get(identity, 0))
         failed = snapshot is None or snapshot.end in {"failed", "unsent"}
         return None if snapshot is None or failed else snapshot.stored
 

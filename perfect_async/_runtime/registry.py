@@ -109,6 +109,17 @@ class JobRegistry:
             return None
         return self.follow(leader, spec)
 
+    def equal_purchase(self, channel: Channel, spec: JobSpec) -> JobHandle | None:
+        """Return a handle that follows an equal job with the same pictures, if there is one.
+
+        Unlike `equal`, only a job counts that has a task, may have one, or will be created.
+        """
+        leader = self._equal.get((channel.number, spec.identity)) if spec.sure else None
+        if leader is None or not (leader.at_stake or (leader.pictures and leader.awaited)):
+            return None
+        same = leader.spec.source_digest == spec.source_digest
+        return self.follow(leader, spec) if same else None
+
     def follow(self, leader: JobHandle, spec: JobSpec) -> JobHandle:
         """Return a handle that shares the task of `leader`."""
         handle = JobHandle(leader.ref, spec, leader.channel, unrecorded())
