@@ -16,8 +16,10 @@ from perfect_async._files.images import inspect
 from perfect_async._journal.journal import unrecorded
 from perfect_async._journal.model import JobSnapshot, Phase, StoredInput
 from perfect_async._log import LOG
+from perfect_async._runtime.elsewhere import LostCreation
 from perfect_async._runtime.handle import Channel, JobHandle
 from perfect_async._runtime.registry import JobRegistry
+from perfect_async._runtime.sharing import submission
 from perfect_async._runtime.spec import InputSpec, JobSpec
 from perfect_async._value import Value
 from perfect_async.errors import JobRefused, RequestRefused, SourceLost, quoted
@@ -193,7 +195,10 @@ class Recovery:
         """Return a handle if the job was, or may have been, created; otherwise None."""
         entry, channel = self._journal.resume(snapshot), self._channel
         if snapshot.in_doubt:
-            handle = self._registry.doubt(channel, spec, entry, snapshot.since)
+            # The ledger has the job as the former process sent it.
+            sent = submission(self._spec(snapshot))
+            lost = LostCreation(snapshot.since, sent, snapshot.intent)
+            handle = self._registry.doubt(channel, spec, entry, lost)
             return self._remember(snapshot, handle)
         if snapshot.saved and snapshot.task_id is not None:
             # The job is done even if the vendor no longer has its result.

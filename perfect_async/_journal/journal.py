@@ -112,14 +112,19 @@ class JobEntry:
         """The state of the job in the journal; None without a journal and once the job is over."""
         return self._journal.writer.state.live.get(self.number)
 
-    async def creating(self) -> None:
+    async def creating(self, intent: str = "") -> None:
         """Record durably that the creation is about to be sent.
 
-        If it raises `JournalError`, the creation must not be sent.
+        `intent` is the key of its row in the ledger. If it raises `JournalError`, the creation must
+        not be sent.
         """
         if not self._creating:
-            await self._journal.writer.write(entries.Creating(self.number, self._journal.now()))
+            creating = entries.Creating(self.number, self._journal.now(), intent)
+            await self._journal.writer.write(creating)
             self._creating = True
+        elif intent:
+            # The entry was written for a former try; this one has another row in the ledger.
+            self._append(entries.Creating, intent)
 
     def uploaded(self, file_id: str, number: int = 0) -> None:
         """Record that the input `number` was uploaded."""

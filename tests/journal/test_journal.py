@@ -274,6 +274,21 @@ async def test_an_unexecuted_creation_is_recorded(tmp_path: Path) -> None:
     await these.writer.aclose()
 
 
+async def test_a_creation_that_is_sent_again_has_another_row(tmp_path: Path) -> None:
+    """The entry that was written ahead names the row of the creation that is sent."""
+    these = await opened_journal(tmp_path)
+    entry = these.enter(spec().stored())
+    these.writer.append(entries.Creating(entry.number, these.now(), "intent a 1"))
+    entry = JobEntry(these, entry.number, entries.Phase.CREATING)
+    await entry.creating()
+    assert entry.snapshot is not None
+    assert "intent a 1" == entry.snapshot.intent
+    await entry.creating("intent a 2")
+    assert entry.snapshot is not None
+    assert "intent a 2" == entry.snapshot.intent
+    await these.writer.aclose()
+
+
 async def test_a_refused_creation_is_not_resumed(tmp_path: Path, monkeypatch: MP) -> None:
     """A job whose creation was refused is over, and the next process does not resume it."""
     harness = JournalHarness(tmp_path, monkeypatch)

@@ -508,7 +508,9 @@ async def test_a_batch_that_resumes_and_a_run_share_one_task(
     slow_disk(monkeypatch, 0.3)
     async with harness.client() as c:
         batches = [all_of(c.batch([one], resume=True)) for _ in range(2)]
-        *outcomes, result = await asyncio.gather(*batches, c.run(one))
+        running = asyncio.ensure_future(c.run(one))
+        outcomes = await asyncio.gather(*batches)
+        result = await running
         found = {outcome.task_id for each in outcomes for outcome in done(each)}
         assert {result.task_id} == found
         assert [2, 2] == [len(done(each)) for each in outcomes]
