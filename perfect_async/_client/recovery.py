@@ -7,7 +7,7 @@ picture can still be read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,8 +17,10 @@ from perfect_async._files.images import inspect
 from perfect_async._journal.journal import unrecorded
 from perfect_async._journal.model import JobSnapshot, Phase, StoredInput
 from perfect_async._log import LOG
+from perfect_async._runtime.elsewhere import LostCreation
 from perfect_async._runtime.handle import Channel, JobHandle
 from perfect_async._runtime.registry import JobRegistry
+from perfect_async._runtime.sharing import submission
 from perfect_async._runtime.spec import InputSpec, JobSpec
 from perfect_async._value import Value
 from perfect_async.errors import JobRefused, JournalError, RequestRefused, SourceLost, quoted
@@ -43,7 +45,12 @@ class RecoveredJob(Value):
 
 
 class Recovery:
-    """Resumes the jobs of a former process for the client on `channel`."""
+    """Resumes the jobs of a former process for the client on `channel`.
+
+    `ready` raises `ClientClosed` if the client accepts no more jobs. A job stays in the journal's
+    `recoverable` until it is in the registry, with no await in between, so that an equal job finds
+    it in one of the two.
+    """
 
     def __init__(
         self,
@@ -51,8 +58,10 @@ class Recovery:
         channel: Channel,
         spending_limits: tuple[int, ...],
         *,
+        ready: Callable[[], None],
         fit: bool = False,
     ) -> None:
+        self._ready = ready
         self._fit = fit
         self._spending_limits = spending_limits
         self._registry = registry
@@ -105,20 +114,34 @@ class Recovery:
     # Resuming.
 
     async def resume(self, recovered: RecoveredJob) -> JobHandle:
-        """Resume the job, or follow it if it was resumed already. Raises `JobRefused`."""
-        snapshot = self._journal.take(recovered.number)
+        """Resume the job, or follow it if it was resumed already.
+
+        Raises `JobRefused` and `ClientClosed`.
+        """
+        snapshot = self._journal.recoverable.get(recovered.number)
         if snapshot is None:
             return self._follow(recovered)
         spec = self._spec(snapshot)
-        if (handle := await self._resumed(snapshot, spec)) is not None:
+        count = await self._saved_count(snapshot)
+        if self._journal.recoverable.get(recovered.number) is not snapshot:
+            return self._follow(recovered)
+        if (handle := self._resumed(snapshot, spec, count)) is not None:
+            self._journal.take(snapshot.job)
             return handle
+        refused: JobRefused | None = None
         try:
             spec = await self._with_pictures(snapshot, spec)
-        except JobRefused:
+        except JobRefused as exc:
+            refused = exc
+        self._ready()
+        if self._journal.take(snapshot.job) is None:
+            # An equal job, or another `resume`, has resumed it while its pictures were read.
+            return self._follow(recovered)
+        if refused is not None:
             entry = self._journal.resume(snapshot)
             entry.ended("failed")
             entry.reported()
-            raise
+            raise refused
         return self._enter(snapshot, spec)
 
     def _follow(self, recovered: RecoveredJob) -> JobHandle:
@@ -135,8 +158,15 @@ class Recovery:
         return handle
 
     def _enter(self, snapshot: JobSnapshot, spec: JobSpec) -> JobHandle:
-        handle = self._registry.enter(self._channel, spec, self._journal.resume(snapshot))
-        return self._remember(snapshot, handle)
+        entry = self._journal.resume(snapshot)
+        equal = self._registry.equal_purchase(self._channel, spec)
+        if equal is None:
+            handle = self._registry.enter(self._channel, spec, entry)
+            return self._remember(snapshot, handle)
+        # The journal has this job twice; one task serves both.
+        entry.ended("unsent")
+        self._remember(snapshot, equal.leader or equal)
+        return equal
 
     def _remember(self, snapshot: JobSnapshot, handle: JobHandle) -> JobHandle:
         # The spec has the former options, so that others who resume it save to the same folder.
@@ -145,9 +175,10 @@ class Recovery:
 
     async def equal(self, spec: JobSpec) -> JobHandle | None:
         """Resume the equal job of the former process, if any, with the picture of `spec`."""
-        snapshot = self._journal.take_equal(spec.identity)
-        if snapshot is None:
+        taken = await self._take(lambda: self._journal.find_equal(spec.identity))
+        if taken is None:
             return None
+        snapshot, count = taken
         if snapshot.in_doubt and spec.options.buy_in_doubt:
             # The caller consents to a second charge, and buys another task.
             entry = self._journal.resume(snapshot)
@@ -155,27 +186,45 @@ class Recovery:
             entry.reported()
             return None
         # Its results keep their names, and are saved in the folder of `spec`.
-        handle = await self._resumed(snapshot, attrs.evolve(spec, stem=snapshot.stored.stem))
+        handle = self._resumed(snapshot, attrs.evolve(spec, stem=snapshot.stored.stem), count)
         if handle is not None:
             return handle
         return self._enter(snapshot, spec)
 
     async def of_task(self, task_id: str) -> JobHandle | None:
         """Resume the job of the former process with this task, if there is one."""
-        snapshot = self._journal.take_task(task_id)
-        if snapshot is None:
+        taken = await self._take(lambda: self._journal.find_task(task_id))
+        if taken is None:
             return None
-        return await self._resumed(snapshot, self._spec(snapshot))
+        snapshot, count = taken
+        return self._resumed(snapshot, self._spec(snapshot), count)
 
-    async def _resumed(self, snapshot: JobSnapshot, spec: JobSpec) -> JobHandle | None:
-        """Return a handle if the job was, or may have been, created; otherwise None."""
+    async def _take(self, find: Callable[[], JobSnapshot | None]) -> tuple[JobSnapshot, int] | None:
+        """Take the job that `find` finds, and return it with its saved count, or None.
+
+        It stays findable until then: an equal job that found nothing would be bought.
+        """
+        while (snapshot := find()) is not None:
+            count = await self._saved_count(snapshot)
+            if find() is snapshot:
+                self._journal.take(snapshot.job)
+                return snapshot, count
+        return None
+
+    def _resumed(self, snapshot: JobSnapshot, spec: JobSpec, count: int) -> JobHandle | None:
+        """Return a handle if the job was, or may have been, created; otherwise None.
+
+        `count` is that of `_saved_count`.
+        """
         entry, channel = self._journal.resume(snapshot), self._channel
         if snapshot.in_doubt:
-            handle = self._registry.doubt(channel, spec, entry, snapshot.since)
+            # The ledger has the job as the former process sent it.
+            sent = submission(self._spec(snapshot))
+            lost = LostCreation(snapshot.since, sent, snapshot.intent)
+            handle = self._registry.doubt(channel, spec, entry, lost)
             return self._remember(snapshot, handle)
         if snapshot.saved and snapshot.task_id is not None:
             # The job is done even if the vendor no longer has its result.
-            count = await self._saved_pictures(snapshot, snapshot.task_id, spec)
             return self._registry.ended(channel, spec, entry, (snapshot.task_id, count))
         if snapshot.task_id is not None:
             age = self._journal.now() - snapshot.since
@@ -187,19 +236,19 @@ class Recovery:
             return self._remember(snapshot, handle)
         return None
 
-    async def _saved_pictures(self, snapshot: JobSnapshot, task_id: str, spec: JobSpec) -> int:
-        """Return how many URLs the saved result of `task_id` had.
+    async def _saved_count(self, snapshot: JobSnapshot) -> int:
+        """Return how many URLs the result of a saved job had; the job's own number for any other.
 
         If the job does not say it, the files that were saved do. Where neither is known, the job's
         own number is returned, and the result asks the vendor before it is read.
         """
-        if not spec.pictures_only:
+        if snapshot.saved and not self._spec(snapshot).pictures_only:
             try:
-                results = await self._journal.writer.saved_results(spec.identity)
+                results = await self._journal.writer.saved_results(snapshot.stored.identity)
             except JournalError:
                 results = {}
             for saved in results.values():
-                if saved.task_id == task_id:
+                if saved.task_id == snapshot.task_id:
                     return count_pictures(saved.files)
         return snapshot.stored.outputs
 

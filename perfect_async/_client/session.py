@@ -100,13 +100,20 @@ class ClientSession:
         self.retention = Retention(self._delete_copy, self._uses)
         self._fit = fit
         self._on_event = on_event
-        self.recovery = Recovery(driver.registry, channel, limits, fit=fit)
+        self.recovery = Recovery(
+            driver.registry, channel, limits, ready=self._check_accepting, fit=fit
+        )
 
     def ready(self) -> None:
         """Raise `ClientClosed` if it accepts no more jobs, and the errors of `Executor.check`."""
         self._check_open()
         if self.closed:
             raise self._closed()
+
+    def _check_accepting(self) -> None:
+        """Raise `ClientClosed` if a job that enters now would not be performed."""
+        self.ready()
+        self.driver.check()
 
     def _check_open(self) -> None:
         """Raise `ClientClosed` if it saves no more results; a closing client still saves them."""

@@ -112,14 +112,19 @@ class JobEntry:
         """The state of the job in the journal; None without a journal and once the job is over."""
         return self._journal.writer.state.live.get(self.number)
 
-    async def creating(self) -> None:
+    async def creating(self, intent: str = "") -> None:
         """Record durably that the creation is about to be sent.
 
-        If it raises `JournalError`, the creation must not be sent.
+        `intent` is the key of its row in the ledger. If it raises `JournalError`, the creation must
+        not be sent.
         """
         if not self._creating:
-            await self._journal.writer.write(entries.Creating(self.number, self._journal.now()))
+            creating = entries.Creating(self.number, self._journal.now(), intent)
+            await self._journal.writer.write(creating)
             self._creating = True
+        elif intent:
+            # The entry was written for a former try; this one has another row in the ledger.
+            self._append(entries.Creating, intent)
 
     def uploaded(self, file_id: str, number: int = 0) -> None:
         """Record that the input `number` was uploaded."""
@@ -198,6 +203,7 @@ class JobJournal:
             for number, snapshot in self.recoverable.items()
             if snapshot.stored.sure
         }
+        self._former_numbers = dict(self._numbers)
 
     def enter(self, stored: StoredJob) -> JobEntry:
         """Record a new job."""
@@ -217,22 +223,20 @@ class JobJournal:
             del self._numbers[snapshot.stored.identity]
         return snapshot
 
-    def take_equal(self, identity: str) -> JobSnapshot | None:
-        """Take the equal job of the former process, unless it was resumed already."""
-        number = self._numbers.get(identity)
-        return None if number is None else self.take(number)
+    def find_equal(self, identity: str) -> JobSnapshot | None:
+        """Return the equal job of the former process, unless it was resumed already."""
+        return self.recoverable.get(self._numbers.get(identity, 0))
 
     def former_source(self, identity: str) -> StoredJob | None:
-        """Return the equal job of the former process if it was not resumed and did not fail."""
-        snapshot = self.recoverable.get(self._numbers.get(identity, 0))
+        """Return the equal job of the former process if it is not over and did not fail."""
+        # Also a job that was resumed, since an equal job gets its result.
+        snapshot = self.writer.state.live.get(self._former_numbers.get(identity, 0))
         failed = snapshot is None or snapshot.end in {"failed", "unsent"}
         return None if snapshot is None or failed else snapshot.stored
 
-    def take_task(self, task_id: str) -> JobSnapshot | None:
-        """Take the job of the former process with this task, unless it was resumed already."""
-        found = (n for n, snapshot in self.recoverable.items() if snapshot.task_id == task_id)
-        number = next(found, None)
-        return None if number is None else self.take(number)
+    def find_task(self, task_id: str) -> JobSnapshot | None:
+        """Return the job of the former process with this task, unless it was resumed already."""
+        return next((each for each in self.recoverable.values() if each.task_id == task_id), None)
 
     async def finished(self, identity: str) -> str | None:
         """Return the task of an equal finished job whose results can still be fetched, or None."""

@@ -165,10 +165,14 @@ class Uploaded(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class Creating(Value):
-    """The creation is about to be sent: units may be charged from now on."""
+    """The creation is about to be sent: units may be charged from now on.
+
+    `intent` is the key of the creation's row in the ledger; empty if the key is not shared.
+    """
 
     job: int
     at: int
+    intent: str = ""
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -253,6 +257,7 @@ _NAMES: Final[Mapping[type[JournalEntry], str]] = {kind: name for name, kind in 
 class JobSnapshot(Value):
     """The state of one job; `since` is the time just before its last creation was sent.
 
+    `intent` is the key of that creation's row in the ledger, if it has one.
     `file_id` is the id of the first input once it was uploaded; `more_ids` holds the number and the
     id of the other uploaded inputs.
     """
@@ -268,6 +273,7 @@ class JobSnapshot(Value):
     reported: bool = False
     deleted: bool = False
     more_ids: tuple[tuple[int, str], ...] = attrs.field(default=(), repr=False)
+    intent: str = ""
 
     @property
     def file_ids(self) -> tuple[str, ...]:
@@ -385,7 +391,7 @@ def _step(snapshot: JobSnapshot, entry: JournalEntry, before: JobSnapshot) -> Jo
         case Creating():
             # The new task has its own results and its own copies at the vendor.
             again = attrs.evolve(snapshot, task_id=None, end=None, saved=False, deleted=False)
-            return attrs.evolve(again, since=entry.at)
+            return attrs.evolve(again, since=entry.at, intent=entry.intent)
         case Created():
             return attrs.evolve(snapshot, task_id=entry.task_id, end=None)
         case Returned():
@@ -418,6 +424,9 @@ def encode(entry: JournalEntry) -> tuple[int, int, str, str]:
             fields = {"file_id": entry.file_id}
             if entry.number:
                 fields["number"] = entry.number
+        case Creating():
+            # Former versions write and read this entry without the field.
+            fields = {"intent": entry.intent} if entry.intent else {}
         case Created():
             fields = {"task_id": entry.task_id}
         case Ended():
@@ -456,6 +465,8 @@ def _entry(made: type[JournalEntry], job: int, at: int, held: dict[str, object])
         if type(number) is not int or not 0 <= number <= _MOST_INPUTS:
             raise Damaged("number is not the number of an input")
         return Uploaded(job, at, _text(held, "file_id"), number)
+    if made is Creating:
+        return Creating(job, at, _text_or_none(held, "intent") or "")
     if made is Created:
         return Created(job, at, _text(held, "task_id"))
     if made is Ended:

@@ -3,11 +3,12 @@
 Registering, uploading and polling are one request each. Creating a task is billed and has no
 idempotency key, so a journal has the intent on the disk before the request is sent.
 
-A creation whose answer is lost is in doubt. The unit history lists the tasks that it may be, but
-not their pictures, and any of them may belong to another user of the account. So none is taken,
-unless the user says that nobody else creates tasks on the account (`sole_user`), the client has a
-journal, and only one task is possible. With a journal only one creation is under way at a time, so
-that there are few candidates.
+A creation whose answer is lost is in doubt. If a former process had the answer and could not write
+it to its journal, the ledger of the key may have it. Otherwise the unit history lists the tasks
+that it may be, but not their pictures, and any of them may belong to another user of the account.
+So none is taken, unless the user says that nobody else creates tasks on the account (`sole_user`),
+the client has a journal, and only one task is possible. With a journal only one creation is under
+way at a time, so that there are few candidates.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from perfect_async._api.history import NEAR, HistorySearch, Unresolved
 from perfect_async._log import LOG, type_name
 from perfect_async._runtime.clock import Clock
 from perfect_async._runtime.doubts import ProcessMemory
+from perfect_async._runtime.elsewhere import LostCreation
 from perfect_async._runtime.handle import Channel, JobHandle
 from perfect_async._runtime.sharing import SharedKey
 from perfect_async._transport.request_log import RequestLog, logged_request
@@ -148,13 +150,15 @@ def failure_event(command: ev.Request | ev.Upload, error: BaseException) -> ev.A
 class _Creation:
     """One creation of `feature` that was sent at `sent` (UTC microseconds) for job `number`.
 
-    `answered`: an answer came, or no answer can come. `lost`: the outcome is unknown.
+    `answered`: an answer came, or no answer can come. `lost`: the outcome is unknown. `recorded`
+    are tasks that the ledger has of the same job.
     """
 
     feature: str
     sent: int
     number: int
     lost: bool = False
+    recorded: tuple[str, ...] = ()
     answered: anyio.Event = attrs.field(factory=anyio.Event)
 
 
@@ -240,7 +244,7 @@ class Submitter:
         async with self._turn:
             with self._tracked(handle, self._clock.utc()) as creation:
                 try:
-                    await handle.entry.creating()
+                    await handle.entry.creating(self._intent(command))
                 except JournalError as exc:
                     return ev.Refused(command, exc, 0)
                 if self._clock.seconds() > began + _DISK_TOO_SLOW:
@@ -250,14 +254,26 @@ class Submitter:
                     return ev.NotSent(command, late)
                 return await self._send_and_settle(command, handle, creation)
 
-    async def settle(self, handle: JobHandle, sent: int) -> str | PerfectError:
+    def _intent(self, command: ev.Submit) -> str:
+        return "" if self.shared is None else self.shared.intent(command.number)
+
+    async def settle(self, handle: JobHandle, lost: LostCreation) -> str | PerfectError:
         """Return the task of `handle`, or the error that says why it is unknown.
 
-        Its creation was sent at `sent` (UTC microseconds), by this process or the former one.
+        Its creation was sent by the former process, which did not record the answer in the journal.
+        The ledger may have it.
         """
-        with self._tracked(handle, sent) as creation:
+        with self._tracked(handle, lost.sent) as creation:
             creation.lost = True
             creation.answered.set()
+            if self.shared is not None:
+                age = self._clock.utc() - lost.sent
+                recorded = await self.shared.recorded(lost, age)
+                if recorded.row is not None:
+                    creation.lost = False
+                    return recorded.row.task_id
+                knows = handle.channel.journal.writer.knows
+                creation.recorded = tuple(each for each in recorded.candidates if not knows(each))
             async with self._turn:
                 found = await self._settled(handle, creation, None)
             creation.lost = isinstance(found, PerfectError)
@@ -375,7 +391,8 @@ class Submitter:
             f"{history}",
             request_id=getattr(error, "request_id", None),
             units_at_stake=handle.spec.units,
-            candidates=answer.candidates,
+            # A task of the same job is more likely than the others, which may be of any job.
+            candidates=tuple(dict.fromkeys((*creation.recorded, *answer.candidates))),
         )
 
     async def _search_history(
@@ -424,6 +441,7 @@ class Submitter:
             or (self.shared is not None and self.shared.others_in_doubt(feature)),
         )
         alone = handle.channel.sole_user and handle.entry.persistent and complete
+        alone = alone and not creation.recorded
         if isinstance(verdict, str) and not alone:
             verdict = Unresolved.AMBIGUOUS
         return _HistoryAnswer(verdict, candidates)

@@ -1,7 +1,8 @@
 """Finds out from the ledger of a key whether a process has bought a job already.
 
 Two jobs are the same if their identity and the digest of their picture (or its full URL) are equal.
-Only a client with `reuse=True` asks; all others buy the job.
+Only a client with `reuse=True` asks before it buys a job; all others buy it. A client with a
+journal asks for the task of a creation whose answer the former process did not record.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from typing import Final
 import attrs
 
 from perfect_async import events as ev
+from perfect_async._ledger.rows import key
 from perfect_async._time import SECOND
 
 _UNRESOLVED: Final = 300 * SECOND
 """A creation is answered, refused or in doubt long before this. An older one belongs to a process
 that does not run, and its outcome is unknown.
 """
+_CLOCKS_APART: Final = 5 * SECOND
+"""How far the times of a journal and of a ledger may differ. A ledger's time is written before."""
 
 
 @attrs.frozen
@@ -101,3 +105,51 @@ def bought(
         if not job.consents:
             return Bought(Purchase.IN_DOUBT, row, age)
     return None
+
+
+@attrs.frozen
+class LostCreation:
+    """A creation of `job`, sent at `sent` (UTC microseconds), whose answer is not known.
+
+    `intent` is the key of its row in the ledger; empty if that was not recorded.
+    """
+
+    sent: int
+    job: Submission
+    intent: str = ""
+
+
+@attrs.frozen
+class Recorded:
+    """The task that the ledger names for a creation; None if it names none for certain.
+
+    `candidates` are tasks of the same job that may be the creation's, the oldest first.
+    """
+
+    row: ev.IntentRow | None = None
+    candidates: tuple[str, ...] = ()
+
+
+def recorded(
+    creation: LostCreation, rows: Iterable[ev.IntentRow | ev.DoneRow], since: int
+) -> Recorded:
+    """Return the task of `creation` according to `rows`, all that the ledger has of its job.
+
+    `since` is when it was sent, in the ledger's time. The task is certain only if the creation's
+    own row names it: another row may belong to another purchase of an equal job.
+    """
+    job, earliest = creation.job, since - _CLOCKS_APART
+    candidates: dict[str, int] = {}
+    for row in rows:
+        if (row.identity, row.digest, row.feature) != (job.identity, job.digest, job.feature):
+            continue
+        at = row.sent if isinstance(row, ev.IntentRow) else row.at
+        if isinstance(row, ev.IntentRow):
+            if row.state == "refused":
+                continue
+            if key(row) == creation.intent:
+                # Without an answer in it, the tasks of other rows are not this creation's either.
+                return Recorded(row if row.task_id else None)
+        if row.task_id and at >= earliest:
+            candidates[row.task_id] = min(at, candidates.get(row.task_id, at))
+    return Recorded(candidates=tuple(sorted(candidates, key=lambda task: (candidates[task], task))))

@@ -16,7 +16,7 @@ from perfect_async._journal.journal import JobEntry, unrecorded
 from perfect_async._journal.model import EndKind
 from perfect_async._runtime.clock import Clock
 from perfect_async._runtime.commands import Submitter
-from perfect_async._runtime.elsewhere import Bought, Purchase
+from perfect_async._runtime.elsewhere import Bought, LostCreation, Purchase
 from perfect_async._runtime.handle import Channel, JobHandle
 from perfect_async._runtime.sharing import doubt_elsewhere, submission
 from perfect_async._runtime.spec import JobSpec
@@ -109,6 +109,17 @@ class JobRegistry:
             return None
         return self.follow(leader, spec)
 
+    def equal_purchase(self, channel: Channel, spec: JobSpec) -> JobHandle | None:
+        """Return a handle that follows an equal job with the same pictures, if there is one.
+
+        Unlike `equal`, only a job counts that has a task, may have one, or will be created.
+        """
+        leader = self._equal.get((channel.number, spec.identity)) if spec.sure else None
+        if leader is None or not (leader.at_stake or (leader.pictures and leader.awaited)):
+            return None
+        same = leader.spec.source_digest == spec.source_digest
+        return self.follow(leader, spec) if same else None
+
     def follow(self, leader: JobHandle, spec: JobSpec) -> JobHandle:
         """Return a handle that shares the task of `leader`."""
         handle = JobHandle(leader.ref, spec, leader.channel, unrecorded())
@@ -176,13 +187,15 @@ class JobRegistry:
         self._adopt(handle, *task)
         return handle
 
-    def doubt(self, channel: Channel, spec: JobSpec, entry: JobEntry, sent: int) -> JobHandle:
-        """Enter a job that may have a task: its creation was sent at `sent` (UTC microseconds)."""
+    def doubt(
+        self, channel: Channel, spec: JobSpec, entry: JobEntry, lost: LostCreation
+    ) -> JobHandle:
+        """Enter a job that may have a task, since its creation `lost` was sent."""
         handle = self._handle(channel, spec, entry)
         handle.submitting = True
         self._add(handle)
         self._settling.add(handle.ref)
-        self._start(partial(self._settle_doubt, handle, sent))
+        self._start(partial(self._settle_doubt, handle, lost))
         return handle
 
     def ended(
@@ -219,8 +232,8 @@ class JobRegistry:
         """Forget the doubt of a job, whose caller agrees to a second charge."""
         self._submitter.memory.doubts.discard(spec)
 
-    async def _settle_doubt(self, handle: JobHandle, sent: int) -> None:
-        found = await self._submitter.settle(handle, sent)
+    async def _settle_doubt(self, handle: JobHandle, lost: LostCreation) -> None:
+        found = await self._submitter.settle(handle, lost)
         if handle.ref not in self._settling:
             return
         self._settling.discard(handle.ref)
@@ -229,7 +242,7 @@ class JobRegistry:
             self._register(handle, ev.JobRejected(handle.ref, found, handle.channel.number))
         else:
             handle.created(found)
-            self._adopt(handle, found, self._clock.utc() - sent)
+            self._adopt(handle, found, self._clock.utc() - lost.sent)
 
     async def _follow_other(self, handle: JobHandle) -> None:
         """Wait for another process to buy the job, and then fetch, take over or buy its task."""

@@ -34,7 +34,14 @@ from perfect_async._ledger.rows import (
     shifted,
 )
 from perfect_async._log import LOG
-from perfect_async._runtime.elsewhere import Bought, Submission, bought
+from perfect_async._runtime.elsewhere import (
+    Bought,
+    LostCreation,
+    Recorded,
+    Submission,
+    bought,
+    recorded,
+)
 from perfect_async._runtime.spec import JobSpec
 from perfect_async._time import NEVER, SECOND, SLOT
 from perfect_async.errors import ConfigurationError, ServiceUnavailable, SubmissionInDoubt
@@ -426,6 +433,11 @@ class SharedKey:
             row = ev.DoneRow(job.identity, job.digest, job.feature, task_id, self._now())
             self._changed.append(row)
 
+    def intent(self, number: int) -> str:
+        """Return the key of the ledger's row for the creation `number`; empty if it has none."""
+        row = self._intents.get(number)
+        return "" if row is None else key(row)
+
     # Questions to the ledger.
 
     async def bought(self, job: Submission) -> Bought | None:
@@ -435,6 +447,20 @@ class SharedKey:
         that answer is final.
         """
         return await self._asked(lambda store: self._found(store, job), None)
+
+    async def recorded(self, creation: LostCreation, age: int) -> Recorded:
+        """Return the task that the ledger names for a creation of a former process.
+
+        It was sent `age` microseconds ago. The caller polls a task that is certain from now on.
+        """
+        found = await self._asked(lambda store: self._recorded(store, creation, age), Recorded())
+        if found.row is not None:
+            self._remember(found.row)
+        return found
+
+    async def _recorded(self, store: LedgerStore, creation: LostCreation, age: int) -> Recorded:
+        rows = await store.find_intents(creation.job.identity, creation.job.digest)
+        return recorded(creation, rows, self._now() - age)
 
     async def is_active(self, member: str) -> bool:
         """Return whether `member` wrote to the ledger lately, as a member with a task does."""

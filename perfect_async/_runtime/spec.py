@@ -70,13 +70,15 @@ class InputSpec(Value):
 
     `picture` is uploaded if there is one; otherwise `source` is sent. `origin` identifies the
     picture: by its digest, a file id or an unsigned URL. `signed` is the SHA-256 of a signed URL;
-    two signed URLs may lead to the same picture.
+    two signed URLs may lead to the same picture. `digest` is that of a picture which a former
+    process has inspected.
     """
 
     picture: ImageFile | None = None
     source: FileId | str | None = attrs.field(default=None, repr=False)
     origin: str | None = attrs.field(default=None, repr=False)
     signed: str | None = None
+    digest: str | None = None
 
     @classmethod
     def of(cls, source: Source, picture: ImageFile | None) -> InputSpec:
@@ -98,6 +100,7 @@ class InputSpec(Value):
             source=stored.place if stored.kind == "url" else _file_of(given),
             origin=stored.place if stored.digest is None or stored.is_signed else stored.digest,
             signed=stored.digest if stored.is_signed else None,
+            digest=None if stored.is_signed else stored.digest,
         )
 
     @property
@@ -105,7 +108,7 @@ class InputSpec(Value):
         """The SHA-256 that identifies its picture; None for a signed URL."""
         if self.picture is not None:
             return self.picture.digest
-        return source_digest(None, self.origin)
+        return source_digest(self.digest, self.origin)
 
     def stored(self, source: Source) -> StoredInput:
         """Return the form for a journal, without bytes and without a signed URL."""

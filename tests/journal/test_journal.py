@@ -251,11 +251,11 @@ async def test_a_former_job_is_taken_once(tmp_path: Path) -> None:
     assert known is not None
     assert "t0" == known.task_id
     assert None is those.take(1)
-    assert None is those.take_equal(spec(0).identity)
-    assert None is those.take_task("t0")
-    assert None is not those.take_equal(spec(1).identity)
-    assert None is those.take_task("t1")
-    assert None is not those.take_task("t2")
+    assert None is those.find_equal(spec(0).identity)
+    assert None is those.find_task("t0")
+    assert None is not those.find_equal(spec(1).identity)
+    assert None is those.find_task("t1")
+    assert None is not those.find_task("t2")
     assert {} == those.recoverable
     await those.writer.aclose()
 
@@ -271,6 +271,21 @@ async def test_an_unexecuted_creation_is_recorded(tmp_path: Path) -> None:
     assert "CREATING" == phase_of(again)
     again.not_created()
     assert "ENTERED" == phase_of(again)
+    await these.writer.aclose()
+
+
+async def test_a_creation_that_is_sent_again_has_another_row(tmp_path: Path) -> None:
+    """The entry that was written ahead names the row of the creation that is sent."""
+    these = await opened_journal(tmp_path)
+    entry = these.enter(spec().stored())
+    these.writer.append(entries.Creating(entry.number, these.now(), "intent a 1"))
+    entry = JobEntry(these, entry.number, entries.Phase.CREATING)
+    await entry.creating()
+    assert entry.snapshot is not None
+    assert "intent a 1" == entry.snapshot.intent
+    await entry.creating("intent a 2")
+    assert entry.snapshot is not None
+    assert "intent a 2" == entry.snapshot.intent
     await these.writer.aclose()
 
 

@@ -265,6 +265,21 @@ def test_states_are_compared_by_their_live_jobs() -> None:
         hash(state_after)
 
 
+def test_the_last_creation_has_the_row_in_the_ledger() -> None:
+    """A later creation has another row, or none."""
+    state = fold([*entries_named("Entered"), Creating(1, 5, "intent a 1")])
+    assert (5, "intent a 1") == (state.live[1].since, state.live[1].intent)
+
+    state.receive(Creating(1, 6, "intent a 2"))
+    assert (6, "intent a 2") == (state.live[1].since, state.live[1].intent)
+
+    state.receive(Ended(1, 7, "doubt"))
+    assert "intent a 2" == state.live[1].intent
+
+    state.receive(Creating(1, 8))
+    assert "" == state.live[1].intent
+
+
 def test_live_jobs_are_in_the_order_of_submission() -> None:
     """Later entries do not change the order of jobs."""
     state = fold(Entered(number, 0, STORED) for number in (2, 1, 3))
@@ -385,6 +400,14 @@ def test_the_format_of_a_file_does_not_change(
     assert entry == decode(1, 7, *expected)
 
 
+def test_a_creation_on_a_shared_key_names_its_row() -> None:
+    """Version 0.1 ignores the field, and its own entries have none."""
+    row = 1, 7, "Creating", '{"intent":"a 1"}'
+
+    assert row == encode(Creating(1, 7, "a 1"))
+    assert Creating(1, 7, "a 1") == decode(*row)
+
+
 def test_every_kind_of_entry_has_a_name() -> None:
     """The table of entry types is complete, and encoding uses its names."""
     assert set(ENTRY_TYPES) == {encode(entry)[2] for entry in entries(1)}
@@ -417,6 +440,7 @@ def stored_fields(**changes: object) -> dict[str, object]:
         ("Told of job 3 is not JSON", (3, 1, "Told", "[" * 100_000)),
         ("Told of job 3 is not an object", (3, 1, "Told", "[]")),
         ("Uploaded of job 3: file_id is not text", (3, 1, "Uploaded", "{}")),
+        ("Creating of job 3: intent is not text", (3, 1, "Creating", '{"intent":7}')),
         ("Created of job 3: task_id is not text", (3, 1, "Created", '{"task_id":""}')),
         ("Created of job 3: task_id is not text", (3, 1, "Created", '{"task_id":7}')),
         ("Ended of job 3: how is unknown", (3, 1, "Ended", '{"how":"well"}')),

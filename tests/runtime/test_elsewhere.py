@@ -3,7 +3,15 @@
 import attrs
 import pytest
 
-from perfect_async._runtime.elsewhere import Purchase, Submission, bought
+from perfect_async._ledger.rows import key
+from perfect_async._runtime.elsewhere import (
+    LostCreation,
+    Purchase,
+    Recorded,
+    Submission,
+    bought,
+    recorded,
+)
 from perfect_async.events import DoneRow, IntentRow
 
 JOB = Submission("identity", "digest", "ai-smile", once=True)
@@ -88,3 +96,62 @@ def test_a_creation_names_its_process() -> None:
     assert "alive" == created.member
     assert fetched is not None
     assert "" == fetched.member
+
+
+# The task of a creation of a former process.
+
+OWN = intent("sent", member="dead", age=MINUTE)
+OTHER = intent("accepted", member="other", age=MINUTE - 1, task_id="other")
+
+
+def recorded_for(*rows: IntentRow | DoneRow, name: str = key(OWN)) -> Recorded:
+    return recorded(LostCreation(0, JOB, name), rows, OWN.sent)
+
+
+def test_the_row_of_a_creation_names_its_task() -> None:
+    """The task of the creation's own row is certain, whatever other rows there are."""
+    own = attrs.evolve(OWN, state="accepted", task_id="own")
+
+    assert Recorded(own) == recorded_for(own) == recorded_for(OTHER, own, done("own"))
+
+
+@pytest.mark.parametrize("state", ["sent", "doubt"])
+def test_a_row_without_an_answer_leaves_the_doubt(state: str) -> None:
+    """Tasks of other rows belong to other creations."""
+    assert Recorded() == recorded_for(attrs.evolve(OWN, state=state), OTHER, done("other"))
+
+
+@pytest.mark.parametrize("row", [None, attrs.evolve(OWN, state="refused", task_id="own")])
+def test_tasks_that_may_be_those_of_a_creation(row: IntentRow | None) -> None:
+    """Without an own row, newer tasks of the job are candidates; none is certain."""
+    old = intent("accepted", member="old", age=2 * MINUTE, task_id="old")
+    gone = intent("refused", member="gone", task_id="gone")
+    rows: list[IntentRow | DoneRow] = [
+        OTHER,
+        old,
+        gone,
+        done("other", 5),
+        done("later", 5),
+        intent("sent", member="x"),
+    ]
+    rows += [] if row is None else [row]
+
+    assert Recorded(candidates=("other", "later")) == recorded_for(*rows)
+    assert Recorded() == recorded_for()
+    # The creation of a former version has no name.
+    assert Recorded(candidates=("other",)) == recorded_for(OTHER, name="")
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        attrs.evolve(JOB, identity="another"),
+        attrs.evolve(JOB, digest="another"),
+        attrs.evolve(JOB, feature="another"),
+    ],
+)
+def test_another_job_has_no_task_for_a_creation(job: Submission) -> None:
+    """Identity, digest and feature must all be the same."""
+    own = attrs.evolve(OWN, state="accepted", task_id="own")
+
+    assert Recorded() == recorded(LostCreation(0, job, key(OWN)), [own, OTHER], OWN.sent)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from perfect_async import Avatar, Feature, FileId, Job, Smile
 from perfect_async._files.images import inspect
 from perfect_async._journal.model import Entered, StoredJob, decode, encode
+from perfect_async._runtime.sharing import submission
 from perfect_async._runtime.spec import PLAIN, JobOptions, JobSpec, identity, name_identity
 from perfect_async.errors import JobRefused
 from tests.support.journaled import face
@@ -273,6 +274,22 @@ async def test_a_job_from_the_journal_has_the_same_files(job: Job) -> None:
     spec = JobSpec.of(job, picture, PLAIN)
 
     assert spec.file_identity == JobSpec.restored(spec.stored(), None, ()).file_identity
+
+
+@pytest.mark.parametrize("file_id", [None, "f"])
+@pytest.mark.parametrize("job", [*DIFFERENT, Smile(face(1), key="k"), Smile(face(1))])
+async def test_a_job_from_the_journal_is_the_same_in_the_ledger(
+    job: Job, file_id: str | None
+) -> None:
+    """It has the same digest, whether its picture was uploaded or not."""
+    picture = await inspect(job.source, type(job))
+    spec = JobSpec.of(job, picture, PLAIN)
+    given = file_id if picture is not None else None
+
+    again = JobSpec.restored(spec.stored(), given, ())
+
+    assert spec.source_digest == again.source_digest
+    assert submission(spec) == submission(again)
 
 
 @pytest.mark.parametrize("key", [None, "k"])

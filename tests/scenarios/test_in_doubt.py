@@ -10,16 +10,22 @@ import httpx
 import pytest
 
 from perfect_async import Client, Failed, Outcome, PerfectError, Smile, SubmissionInDoubt
+from perfect_async._journal.journal import JobEntry
 from perfect_async._runtime import commands
+from perfect_async._runtime import driver as drivers
+from perfect_async._runtime.commands import Submitter
+from perfect_async._runtime.sharing import SharedKey
 from perfect_async.sandbox import Durations, Faults
 from tests.support.journaled import (
     MINUTE,
+    Change,
     JournalHarness,
     adds_up,
     all_of,
     creates,
     done,
     errors,
+    face,
     faces,
     hung,
     job,
@@ -642,3 +648,145 @@ async def test_a_creation_that_arrives_after_the_crash(tmp_path: Path, monkeypat
         outcomes = await resumed(c)
         adds_up(c, harness.sandbox)
     assert 1 == len(done(outcomes)) == harness.sandbox.ledger.units_charged
+
+
+# A process on a shared key that was killed before its journal had the answer.
+
+
+async def killed_before_the_journal(
+    harness: JournalHarness,
+    monkeypatch: MP,
+    share: Path,
+    one: Smile,
+    *,
+    change: Change | None = None,
+    after: float = 0.5,
+    **settings: object,
+) -> None:
+    """Run a process that creates a task for `one`, writes its ledger, and dies.
+
+    Its journal has no answer to the creation.
+    """
+    ran = sum(harness.sandbox.ledger.tasks_by_state.values())
+    c = await harness.client(change, share=str(share), **settings).open()
+    with monkeypatch.context() as patch:
+        patch.setattr(JobEntry, "created", lambda *_: None)
+        working = asyncio.ensure_future(c.run(one))
+        await until(lambda: sum(harness.sandbox.ledger.tasks_by_state.values()) > ran)
+        await asyncio.sleep(after)
+        await harness.crash(c, working)
+
+
+@pytest.mark.parametrize("after", [0.5, 3.0])
+@pytest.mark.parametrize("by", ["resume", "run", "batch"])
+async def test_the_ledger_settles_a_doubt(
+    tmp_path: Path, monkeypatch: MP, by: str, after: float
+) -> None:
+    """The ledger names the task of the creation, so the task is fetched and charged once."""
+    harness = JournalHarness(tmp_path, monkeypatch)
+    share = tmp_path / "state"
+    await killed_before_the_journal(harness, monkeypatch, share, job(1), after=after)
+    # Another customer of the account has a task, which the history shows too.
+    async with other_user(harness) as other:
+        _ = await other.submit(job(2))
+        async with harness.client(share=str(share)) as c:
+            if by == "run":
+                results = [await c.run(job(1))]
+            elif by == "resume":
+                results = [each.result for each in done(await resumed(c))]
+            else:
+                batch = c.batch([job(1)], resume=True)
+                results = [each.result for each in done(await all_of(batch))]
+            assert results
+            for result in results:
+                assert [1] == faces(await result.save(harness.out))
+                assert harness.sandbox.ledger.tasks[0].task_id == result.task_id
+            assert "history" not in harness.sandbox.ledger.requests
+            assert 0 == c.statistics().units.at_stake
+    assert 2 == harness.sandbox.ledger.units_charged
+    async with harness.client(share=str(share)) as c:
+        assert [] == await resumed(c)
+
+
+async def test_the_ledger_settles_the_doubt_of_a_resumed_job(
+    tmp_path: Path, monkeypatch: MP
+) -> None:
+    """The job is the same in the ledger when a second process creates it from a former upload."""
+    harness = JournalHarness(tmp_path, monkeypatch)
+    share, one = tmp_path / "state", Smile(face(1))
+    c = await harness.client(share=str(share)).open()
+
+    async def forever(*_: object) -> None:
+        await asyncio.sleep(1e6)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Submitter, "create", forever)
+        working = asyncio.ensure_future(c.run(one))
+        await asyncio.sleep(5)
+        await harness.crash(c, working)
+    c = await harness.client(share=str(share)).open()
+    with monkeypatch.context() as patch:
+        patch.setattr(JobEntry, "created", lambda *_: None)
+        resuming = asyncio.ensure_future(resumed(c))
+        await until(lambda: bool(harness.sandbox.ledger.tasks))
+        await asyncio.sleep(0.5)
+        await harness.crash(c, resuming)
+    async with harness.client(share=str(share)) as c:
+        [outcome] = done(await resumed(c))
+        assert [1] == faces(await outcome.result.save(harness.out))
+    # Another process that asks the ledger finds the job too.
+    drivers._drivers.clear()
+    async with harness.client(share=str(share), journal=None, reuse=True) as c:
+        assert outcome.task_id == (await c.run(one)).task_id
+    assert 1 == harness.sandbox.ledger.requests["upload"]
+    assert 1 == harness.sandbox.ledger.units_charged
+
+
+async def test_an_older_purchase_settles_no_doubt(tmp_path: Path, monkeypatch: MP) -> None:
+    """The task of an earlier, equal job is not taken for the lost one."""
+    harness = JournalHarness(tmp_path, monkeypatch)
+    share = tmp_path / "state"
+    async with harness.client(share=str(share), reuse=False) as c:
+        first = await c.run(job(1))
+    lose = hung(1e6)(harness.sandbox)
+    await killed_before_the_journal(
+        harness, monkeypatch, share, job(1), change=lose, after=3.0, reuse=False
+    )
+    async with harness.client(share=str(share), reuse=False) as c:
+        [outcome] = await resumed(c)
+    assert isinstance(outcome.error, SubmissionInDoubt)
+    assert first.task_id not in outcome.error.candidates
+    [lost] = [t.task_id for t in harness.sandbox.ledger.tasks if t.task_id != first.task_id]
+    assert (lost,) == outcome.error.candidates
+
+
+@pytest.mark.parametrize("sole", [True, False])
+async def test_tasks_of_the_job_are_the_first_candidates(
+    tmp_path: Path, monkeypatch: MP, sole: bool
+) -> None:
+    """Without the creation's row the doubt stays, and names the job's own tasks first.
+
+    A journal of a former version does not name the row.
+    """
+    harness = JournalHarness(tmp_path, monkeypatch)
+    share = tmp_path / "state"
+    with monkeypatch.context() as patch:
+        patch.setattr(SharedKey, "intent", lambda *_: "")
+        await killed_before_the_journal(harness, monkeypatch, share, job(1))
+    own = harness.sandbox.ledger.tasks[0].task_id
+    async with other_user(harness) as other:
+        task = await other.submit(job(2))
+        async with harness.client(share=str(share), sole_user=sole) as c:
+            [outcome] = await resumed(c)
+    assert isinstance(outcome.error, SubmissionInDoubt)
+    assert (own, task.id) == outcome.error.candidates
+
+
+async def test_a_process_without_its_ledger_stays_in_doubt(tmp_path: Path, monkeypatch: MP) -> None:
+    """A client that does not share the key, or shares it elsewhere, adopts nothing."""
+    harness = JournalHarness(tmp_path, monkeypatch)
+    await killed_before_the_journal(harness, monkeypatch, tmp_path / "state", job(1))
+    async with harness.client(share=str(tmp_path / "other")) as c:
+        [outcome] = await resumed(c)
+    assert isinstance(outcome.error, SubmissionInDoubt)
+    assert (harness.sandbox.ledger.tasks[0].task_id,) == outcome.error.candidates

@@ -23,6 +23,8 @@ from perfect_async import (
     SubmissionInDoubt,
     TaskExpired,
 )
+from perfect_async._client import recovery
+from perfect_async._files.images import inspect
 from perfect_async._runtime.commands import Submitter
 from perfect_async._transport.transport import VendorTransport
 from perfect_async.errors import JournalError, SourceLost
@@ -487,6 +489,166 @@ async def test_two_that_resume_get_the_same_outcomes(tmp_path: Path, monkeypatch
         first, second = c.resume(), c.resume()
         assert [SourceLost] == errors(await all_of(first))
         assert [JobRefused] == errors(await all_of(second))
+
+
+def slow_disk(monkeypatch: MP, seconds: float) -> None:
+    """Let each picture of a former job take `seconds` to be read."""
+
+    async def slow(*args: object, **options: object) -> object:
+        await asyncio.sleep(seconds)
+        return await inspect(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(recovery, "inspect", slow)
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.05, 0.29, 0.31, 1.0])
+@pytest.mark.parametrize("resumed_first", [True, False])
+async def test_a_job_runs_while_it_is_resumed(
+    tmp_path: Path, monkeypatch: MP, pause: float, resumed_first: bool
+) -> None:
+    """Both calls share one task, although the resumed picture takes long to be read."""
+    harness = JournalHarness(tmp_path, monkeypatch)
+    [one] = on_disk(tmp_path / "in", range(1, 2))
+    await frozen(harness, [one], monkeypatch)
+    slow_disk(monkeypatch, 0.3)
+    async with harness.client() as c:
+        calls = [lambda: resumed(c), lambda: c.run(one)]
+        first, second = calls if resumed_first else reversed(calls)
+        started = asyncio.ensure_future(first())
+        await asyncio.sleep(pause)
+        await asyncio.gather(started, second())
+        adds_up(c, harness.sandbox)
+        assert [] == await resumed(c)
+    async with harness.client() as c:
+        assert [] == await resumed(c)
+    assert 1 == harness.sandbox.ledger.units_charged
+
+
+async def test_a_batch_that_resumes_and_a_run_share_one_task(
+    tmp_path: Path, monkeypatch: MP
+) -> None:
+    """A batch with `resume=True`, a second one and a run of the same job cost one unit."""
+    harness = JournalHarness(tmp_path, monkeypatch)
+    [one] = on_disk(tmp_path / "in", range(1, 2))
+    await frozen(harness, [one], monkeypatch)
+    slow_disk(monkeypatch, 0.3)
+    async with harness.client() as c:
+        batches = [all_of(c.batch([one], resume=True)) for _ in range(2)]
+        running = asyncio.ensure_future(c.run(one))
+        outcomes = await asyncio.gather(*batches)
+        result = await running
+        found = {outcome.task_id for each in outcomes for outcome in done(each)}
+        assert {result.task_id} == found
+        assert [2, 2] == [len(done(each)) for each in outcomes]
+        adds_up(c, harness.sandbox)
+    assert 1 == harness.sandbox.ledger.units_charged
+
+
+async def test_a_stopped_resume_leaves_the_job(tmp_path: Path, monkeypatch: MP) -> None:
+    """A job whose picture was still being read can be run, and the journal has it once."""
+    harness = JournalHarness(tmp_path, monkeypatch)
+    [one] = on_disk(tmp_path / "in", range(1, 2))
+    await frozen(harness, [one], monkeypatch)
+    slow_disk(monkeypatch, 0.3)
+    async with harness.client() as c:
+        async with c.resume():
+            await asyncio.sleep(0.1)
+        await c.run(one)
+        adds_up(c, harness.sandbox)
+    async with harness.client() as c:
+        assert [] == await resumed(c)
+    assert 1 == harness.sandbox.ledger.units_charged
+
+
+async def test_a_client_that_closes_while_a_picture_is_read(
+    tmp_path: Path, monkeypatch: MP
+) -> None:
+    """The next client resumes the job, which was neither sent nor given up."""
+    harness = JournalHarness(tmp_path, monkeypatch)
+    [one] = on_disk(tmp_path / "in", range(1, 2))
+    await frozen(harness, [one], monkeypatch)
+    with monkeypatch.context() as patch:
+        slow_disk(patch, 0.3)
+        c = await harness.client().open()
+        working = asyncio.ensure_future(resumed(c))
+        await asyncio.sleep(0.1)
+        await c.close()
+        await asyncio.wait([working])
+    assert 0 == harness.sandbox.ledger.units_charged
+    async with harness.client() as c:
+        assert 1 == len(done(await resumed(c)))
+    assert 1 == harness.sandbox.ledger.units_charged
+
+
+async def test_a_run_with_the_picture_of_a_lost_file(tmp_path: Path, monkeypatch: MP) -> None:
+    """A run has its own picture, so both calls get its result though the file is gone."""
+    harness = JournalHarness(tmp_path, monkeypatch)
+    [one] = on_disk(tmp_path / "in", range(1, 2))
+    await frozen(harness, [one], monkeypatch)
+    (tmp_path / "in" / "1.jpg").unlink()
+    slow_disk(monkeypatch, 0.3)
+    async with harness.client() as c:
+        resuming = asyncio.ensure_future(resumed(c))
+        await asyncio.sleep(0.1)
+        result = await c.run(Smile(face(1)))
+        [outcome] = done(await resuming)
+        assert result.task_id == outcome.task_id
+        adds_up(c, harness.sandbox)
+    assert 1 == harness.sandbox.ledger.units_charged
+
+
+@pytest.mark.parametrize("state", ["unsent", "running"])
+async def test_a_job_that_the_journal_has_twice(
+    tmp_path: Path, monkeypatch: MP, state: str
+) -> None:
+    """Former versions could enter a job twice; one task serves both."""
+    durations = {"ai-smile": Durations.fixed(20.0)}
+    harness = JournalHarness(tmp_path, monkeypatch, durations=durations)
+    [one] = on_disk(tmp_path / "in", range(1, 2))
+    if state == "unsent":
+        await frozen(harness, [one], monkeypatch)
+    else:
+        await started(harness, [one])
+    c = await harness.client().open()
+    assert c._session is not None
+    journal = c._session.channel.journal
+    [snapshot] = journal.recoverable.values()
+    journal.enter(snapshot.stored)
+    await asyncio.sleep(0.5)
+    await harness.crash(c)
+    async with harness.client() as c:
+        outcomes = await resumed(c)
+        assert [] == errors(outcomes)
+        assert [2, 1] == [len(outcomes), len({outcome.task_id for outcome in outcomes})]
+        adds_up(c, harness.sandbox)
+        assert [] == await resumed(c)
+    assert 1 == harness.sandbox.ledger.units_charged
+
+
+@pytest.mark.parametrize("pause", [0.1, 2.0])
+@pytest.mark.parametrize("state", ["unsent", "running"])
+async def test_another_picture_while_a_job_is_resumed(
+    tmp_path: Path, monkeypatch: MP, state: str, pause: float
+) -> None:
+    """A key that a resumed job has names no other picture."""
+    durations = {"ai-smile": Durations.fixed(20.0)}
+    harness = JournalHarness(tmp_path, monkeypatch, durations=durations)
+    path = tmp_path / "1.jpg"
+    path.write_bytes(face(1))
+    one = Smile(path, key="k")
+    if state == "unsent":
+        await frozen(harness, [one], monkeypatch)
+    else:
+        await started(harness, [one])
+    slow_disk(monkeypatch, 0.3)
+    async with harness.client() as c:
+        resuming = asyncio.ensure_future(resumed(c))
+        await asyncio.sleep(pause)
+        with pytest.raises(JobRefused, match="another picture"):
+            await c.run(Smile(face(2), key="k"))
+        [outcome] = done(await resuming)
+        assert [1] == faces(await outcome.result.save(harness.out))
+    assert 1 == harness.sandbox.ledger.units_charged
 
 
 # One batch for former and new jobs.
