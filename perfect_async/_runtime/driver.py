@@ -532,6 +532,9 @@ class Driver:
         shared, hurry = self._shared, False
         if shared is None:
             raise AssertionError(self)
+        idle = command is None and not self._unread and not self._is_curious(self._now())
+        if idle and not await shared.look(self._now()):
+            return True
         if command is not None:
             hurry = self._may_leave_unlocked(command, self._now(), shared)
         self._unread = False

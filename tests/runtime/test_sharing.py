@@ -34,7 +34,7 @@ from perfect_async._runtime.spec import PLAIN, JobSpec
 from perfect_async._time import NEVER, SECOND
 from perfect_async.events import DoneRow, IntentRow, LedgerRow, RequestRow
 from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
-from tests.support.sandboxed import client, smile, smiles, vendor
+from tests.support.sandboxed import avatar, client, smile, smiles, vendor
 from tests.support.virtual_time import VirtualTimeLoop
 
 HOSTS = "https://yce-api-01.makeupar.com", "https://yce-api-01.perfectcorp.com"
@@ -63,6 +63,8 @@ class ScriptedStore:
         self.fails_at: set[str] = set()
         self.closed = False
         self.asked = 0
+        self.looks = 0
+        self.news = False
         self.rows: tuple[LedgerRow, ...] = ()
 
     def _check(self, what: str) -> None:
@@ -96,6 +98,11 @@ class ScriptedStore:
 
     async def aclose(self) -> None:
         self.closed = True
+
+    async def has_news(self) -> bool:
+        self._check("has_news")
+        self.looks += 1
+        return self.news
 
     async def members(self) -> tuple[MemberStatus, ...]:
         self._check("members")
@@ -177,6 +184,56 @@ async def test_no_member_polls_for_others_after_the_ledger_was_away(
 
         assert not any("rescue" in each.statistics().requests for each in (one, other))
     assert (24, 0) == (sandbox.ledger.units_charged, sandbox.ledger.refused.total())
+
+
+def kill(opened: Client) -> None:
+    """End the driver of `opened` as kill -9 does: it writes nothing more, and its lock is free."""
+    session = opened._session
+    assert session is not None
+    driver = session.driver
+    shared, host = driver._shared, driver._host
+    assert shared is not None
+    assert host is not None
+    store = shared._store
+    assert isinstance(store, LocalLedger)
+
+    async def vanish(now: Callable[[], int]) -> None:  # noqa: ARG001 - as `leave` is called
+        store._close("killed")
+
+    shared.leave = vanish  # type: ignore[method-assign] # a dead process leaves no ledger
+    host.cancel()
+
+
+@pytest.mark.parametrize("killed_after", [0.5, 3.0, 15.0])
+async def test_an_idle_member_polls_the_task_of_a_dead_one(
+    tmp_path: Path, killed_after: float
+) -> None:
+    """A client that waits for work keeps the task of a killed process alive to its end."""
+    sandbox = vendor()
+    one, other = members(sandbox, tmp_path)
+    async with other:
+        await one.open()
+        task = await one.submit(avatar())
+        assert task.id
+        await asyncio.sleep(killed_after)
+        kill(one)
+        await asyncio.sleep(60)
+
+        assert 0 < other.statistics().requests["rescue"]
+        await asyncio.sleep(60)
+    await one.close()
+    assert (1, 0) == (len(sandbox.ledger.tasks), sandbox.ledger.units_wasted)
+
+
+async def test_an_idle_member_does_not_poll_for_a_living_one(tmp_path: Path) -> None:
+    """It reads when a poll of another should have left, and finds that it has."""
+    sandbox = vendor()
+    one, other = members(sandbox, tmp_path)
+    async with one, other:
+        await both(*(one.run(avatar(key=str(n))) for n in range(5)))
+
+        assert "rescue" not in other.statistics().requests
+    assert 0 == sandbox.ledger.units_wasted
 
 
 async def test_a_member_sees_the_others(tmp_path: Path) -> None:
@@ -387,6 +444,34 @@ async def test_an_idle_member_renews_its_row(
         await asyncio.sleep(61)
 
         assert takes == stores[0].takes - before
+
+
+async def test_an_idle_member_looks_for_news_without_the_lock(stores: list[ScriptedStore]) -> None:
+    """It takes steps while others write, else it looks once in two seconds, in vain."""
+    async with client(vendor(), share="machine") as opened:
+        await opened.run(smile(1))
+        await asyncio.sleep(10)
+        takes, looks = stores[0].takes, stores[0].looks
+        await asyncio.sleep(20)
+        assert (takes, looks + 10) == (stores[0].takes, stores[0].looks)
+        stores[0].news = True
+        await asyncio.sleep(20)
+
+        assert takes + 10 == stores[0].takes
+
+
+async def test_an_idle_process_goes_on_alone_if_its_look_fails(
+    stores: list[ScriptedStore], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A ledger that cannot be used is found out by the next step, which logs it once."""
+    async with client(vendor(), share="machine") as opened:
+        await opened.run(smile(1))
+        stores[0].fails_at = {"has_news", "take"}
+        await asyncio.sleep(10)
+
+        assert stores[0].closed
+        await opened.run(smile(2))
+    assert 1 == caplog.text.count("does not share its key's request window")
 
 
 @pytest.mark.parametrize("where", ["take", "publish"])
