@@ -340,12 +340,18 @@ class Driver:
         self._over.set()
         self._started.set()
 
+    def hands_over(self, channel: Channel) -> bool:
+        """Return whether other processes poll the running tasks of `channel` once it has left."""
+        shared = self._shared is not None and not self._shared.alone
+        return shared and self._channels == {channel} and self.scheduler.others() > 0
+
     async def leave(self, channel: Channel) -> None:
         """Drop the jobs of `channel`; the last client ends the host task and waits for it."""
         try:
             if self.alive:
                 self.registry.drop(channel)
-                self.receive(ev.ChannelAborted(channel.number))
+                leaves = self.hands_over(channel)
+                self.receive(ev.ChannelAborted(channel.number, leaves=leaves))
                 # The driver settles those jobs at its next turn, or gives them up if it ends.
                 await self.drain(channel)
         finally:

@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 from perfect_async import (
+    Avatar,
     Client,
     ClientClosed,
     ConfigurationError,
@@ -197,7 +198,7 @@ def kill(opened: Client) -> None:
     store = shared._store
     assert isinstance(store, LocalLedger)
 
-    async def vanish(now: Callable[[], int]) -> None:  # noqa: ARG001 - as `leave` is called
+    async def vanish(now: Callable[[], int]) -> None:
         store._close("killed")
 
     shared.leave = vanish  # type: ignore[method-assign] # a dead process leaves no ledger
@@ -223,6 +224,38 @@ async def test_an_idle_member_polls_the_task_of_a_dead_one(
         await asyncio.sleep(60)
     await one.close()
     assert (1, 0) == (len(sandbox.ledger.tasks), sandbox.ledger.units_wasted)
+
+
+@pytest.mark.parametrize("drain", [0.0, 12.0])
+async def test_a_member_that_leaves_hands_its_running_tasks_over(
+    tmp_path: Path, drain: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that closes leaves them to a living process, as a killed one does."""
+    sandbox = vendor()
+    one, other = members(sandbox, tmp_path, drain=drain)
+    async with other:
+        async with one:
+            tasks = [await one.submit(avatar(key=str(number))) for number in range(3)]
+            await asyncio.sleep(2)
+        assert "3 tasks still run and are left to the other processes on this key" in caplog.text
+        await asyncio.sleep(60)
+
+        assert 6 < other.statistics().requests["rescue"]
+        for task in tasks:
+            assert "success" == (await other.status(Avatar, task.id)).status
+    assert (3, 0) == (sandbox.ledger.units_charged, sandbox.ledger.units_wasted)
+
+
+async def test_a_lone_member_leaves_no_task_behind(tmp_path: Path) -> None:
+    """A later process does not poll the tasks that a client gave up when it was alone."""
+    sandbox = vendor()
+    one, other = members(sandbox, tmp_path, drain=0.0)
+    async with one:
+        assert (await one.submit(avatar())).id
+    async with other:
+        await asyncio.sleep(30)
+
+        assert "rescue" not in other.statistics().requests
 
 
 async def test_an_idle_member_does_not_poll_for_a_living_one(tmp_path: Path) -> None:

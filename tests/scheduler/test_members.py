@@ -820,6 +820,48 @@ def test_a_member_with_work_tells_each_second_that_it_lives(shared: Shared) -> N
     assert [shared.now] == [row.stepped_at for row in shared.rows(ev.MemberRow)]
 
 
+def test_a_member_that_leaves_writes_its_running_task_for_the_others(shared: Shared) -> None:
+    """The task stays in the ledger with its reserved polls, and counts as ours no more."""
+    shared.step(other())
+    shared.running()
+    before = shared.scheduler._state.table.reserved(1)
+    shared.tell(ev.ChannelAborted(0, leaves=True))
+    shared.step()
+    (row,) = shared.rows(ev.TaskRow)
+
+    assert ("task-1", False, before) == (row.task_id, row.ended, (row.next, row.last))
+    assert [0] == [member.running for member in shared.rows(ev.MemberRow)]
+    # Another member polls it already, while we settle its job.
+    shared.step(attrs.evolve(row, next=row.next + 168))
+    assert [] == shared.rows(ev.TaskRow)
+
+
+@pytest.mark.parametrize("announced", [False, True])
+def test_a_member_that_leaves_ends_a_task_that_nobody_has_to_poll(
+    shared: Shared, announced: bool
+) -> None:
+    """No other member lives, or the task has ended."""
+    if announced:
+        shared.step(other())
+    shared.running()
+    if announced:
+        shared.tell(ev.Notified(1))
+    shared.tell(ev.ChannelAborted(0, leaves=True))
+    shared.step()
+
+    assert [True] == [row.ended for row in shared.rows(ev.TaskRow)]
+
+
+def test_a_member_that_goes_on_ends_the_tasks_of_a_channel(shared: Shared) -> None:
+    """Another channel is open, so that the member lives and nobody takes its tasks over."""
+    shared.step(other())
+    shared.running()
+    shared.tell(ev.ChannelAborted(0))
+    shared.step()
+
+    assert [True] == [row.ended for row in shared.rows(ev.TaskRow)]
+
+
 def test_who_cannot_create_lets_the_others_go_first(shared: Shared) -> None:
     """A member whose network fails does not tell that it waits: its turn would hold up all."""
     shared.job()
