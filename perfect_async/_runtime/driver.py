@@ -174,7 +174,7 @@ class Driver:
         Jobs that were refused before they reached the scheduler count as failed. `channel` is the
         client's.
         """
-        found = self.scheduler.statistics()
+        found = self.scheduler.statistics(self._now())
         found = attrs.evolve(
             found,
             blocked=self.watchdog.blocked,
@@ -742,11 +742,13 @@ class Driver:
 
     def _warn_of_full_window(self) -> None:
         """Warn, once in five minutes, that jobs wait for a window that others have used."""
-        now = self.clock.seconds()
-        if now < self._waited + _WARNED_FOR or (wait := self.scheduler.window_wait()) < _LONG_WAIT:
+        now, at = self.clock.seconds(), self._now()
+        if now < self._waited + _WARNED_FOR:
+            return
+        if (wait := self.scheduler.window_wait(at)) < _LONG_WAIT:
             return
         self._waited = now
-        statistics = self.scheduler.statistics()
+        statistics = self.scheduler.statistics(at)
         LOG.warning(
             "The request window of this key is full: other processes have sent %d of its %d "
             "requests. The first job is sent in about %.0f s.",

@@ -789,6 +789,62 @@ def test_who_created_less_in_this_period_goes_first(shared: Shared) -> None:
     assert [ev.Submit] == [type(command) for command in shared.step(created)]
 
 
+def sent_by_other(count: int, at: int, first: int = 1) -> list[ev.RequestRow]:
+    """So many requests of another member, answered at once."""
+    return [ev.RequestRow("other", n, at, answered=at) for n in range(first, first + count)]
+
+
+def test_statistics_are_those_of_the_time_asked_for(shared: Shared) -> None:
+    """Requests leave the window although nothing happens here."""
+    shared.step(other(at=300 * SECOND), *sent_by_other(30, 300 * SECOND), at=300 * SECOND)
+    seen = shared.scheduler.statistics
+    later, past = seen(610 * SECOND), seen(0)
+
+    assert (30, 30) == (seen().requests_in_window, seen().requests_by_others)
+    assert (0, 0) == (later.requests_in_window, later.requests_by_others)
+    assert 30 == past.requests_in_window
+
+
+BURSTS = [(125, 300), (120, 330)]
+STEADY = [(8, 58 + 9 * number) for number in range(31)]
+
+
+@pytest.mark.parametrize("sent", [BURSTS, STEADY])
+def test_a_full_window_is_waited_for_until_a_first_task_fits(
+    shared: Shared, sent: list[tuple[int, int]]
+) -> None:
+    """Each poll of the task needs room when it leaves only, so not all of it must be free before.
+
+    A member whose requests left one after the other makes room for one poll after the other.
+    """
+    rows = [
+        row
+        for number, (count, at) in enumerate(sent)
+        for row in sent_by_other(count, at * SECOND, 1000 * number)
+    ]
+    began = 356 * SECOND
+    shared.step(other(at=began), *rows, at=began)
+    assert 0 == shared.scheduler.window_wait()
+    shared.job()
+    assert [] == shared.step(at=began)
+
+    wait, later = shared.scheduler.window_wait(), shared.scheduler.window_wait(began + SECOND)
+    [(sent_at, command), *_] = shared.until(began + 300 * SECOND)
+    assert isinstance(command, ev.Submit)
+    assert pytest.approx(sent_at - began, abs=9 * SECOND) == wait * SECOND
+    assert pytest.approx(1, abs=0.1) == wait - later
+
+
+def test_a_window_that_others_need_is_waited_for_for_a_period(shared: Shared) -> None:
+    """Others need more requests for results than the window has."""
+    at = 300 * SECOND
+    shared.step(other(at=at, held=400), *sent_by_other(10, at), at=at)
+    shared.job()
+
+    assert [] == shared.step(at=at)
+    assert 300 == shared.scheduler.window_wait()
+
+
 def test_creations_of_an_earlier_period_do_not_count(shared: Shared) -> None:
     """Turns are counted anew in each period."""
     shared.running()
