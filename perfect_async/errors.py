@@ -170,9 +170,15 @@ class JournalError(ConfigurationError):
 
     The reason is its path, its format, the disk, or another process that uses it. A task that
     cannot be recorded is not created.
+
+    `in_use`: another client or process has the journal open, so opening it later may work.
     """
 
     hint = "Nothing was bought; correct what is named here."
+
+    def __init__(self, message: str, *, in_use: bool = False, units_at_stake: float = 0.0) -> None:
+        super().__init__(message, units_at_stake=units_at_stake)
+        self.in_use = in_use
 
 
 class ClientClosed(PerfectError):

@@ -210,9 +210,13 @@ class ChannelClosed(Value):
 
 @attrs.frozen(eq=False, repr=False)
 class ChannelAborted(Value):
-    """`channel` has ended: its tasks are not polled any longer, and running ones are abandoned."""
+    """`channel` has ended: its tasks are not polled any longer, and running ones are abandoned.
+
+    `leaves`: no channel is left, so that other members may poll the running ones from now on.
+    """
 
     channel: int = 0
+    leaves: bool = False
 
 
 @attrs.frozen(eq=False, repr=False)

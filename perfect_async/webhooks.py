@@ -233,8 +233,9 @@ def verify(
     # Checked after the signature, so that only a genuine notification is rejected for its time.
     off = _clock(now) - int(timestamp)
     if not abs(off) <= TOLERANCE:  # true for NaN as well
+        side = "ahead of" if off < 0 else "behind"
         raise WebhookRejected(
-            f"webhook-timestamp is {max(min(off, 1e9), -1e9):.0f} s behind this machine's clock; "
+            f"webhook-timestamp is {min(abs(off), 1e9):.0f} s {side} this machine's clock; "
             f"at most {TOLERANCE} s in either direction are accepted."
         )
     return read_notification(webhook_id, content)

@@ -47,7 +47,7 @@ from perfect_async.errors import (
 MAKE: dict[type[PerfectError], Callable[[str], PerfectError]] = {
     PerfectError: PerfectError,
     ConfigurationError: ConfigurationError,
-    JournalError: JournalError,
+    JournalError: lambda text: JournalError(text, in_use=True),
     ClientClosed: ClientClosed,
     JobRefused: JobRefused,
     PictureRefused: PictureRefused,

@@ -408,7 +408,8 @@ class Client:
                 session.left = True
                 # Done also if asyncio itself cancels this task, which no shield stops.
                 drained = driver.clock.seconds() - began
-                warn_of_unfinished(driver.registry.left(channel), drained)
+                others = driver.hands_over(channel)
+                warn_of_unfinished(driver.registry.left(channel), drained, others=others)
                 try:
                     await driver.leave(channel)
                 finally:

@@ -635,7 +635,7 @@ def _errors_mapped(path: str) -> Generator[None]:
         name = getattr(exc, "sqlite_errorname", "")
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
             raise JournalError(
-                f"The journal {quoted(path)} is in use by another client or process."
+                f"The journal {quoted(path)} is in use by another client or process.", in_use=True
             ) from exc
         if name.startswith("SQLITE_NOTADB"):
             raise JournalError(f"{quoted(path)} is not a journal of perfect_async.") from exc

@@ -306,6 +306,10 @@ class LocalLedger:
 
     # Questions.
 
+    async def has_news(self) -> bool:
+        """Return whether others wrote, left or died since this member's last publication."""
+        return await self._ask(self._differs)
+
     async def members(self) -> tuple[MemberStatus, ...]:
         """Return all living members of the ledger, this one included, without a lock."""
         now = self._clock() // 1000
@@ -323,6 +327,12 @@ class LocalLedger:
         query = "SELECT 1 FROM {} WHERE task = ?"
         query = f"{query.format('rows')} UNION ALL {query.format('jobs')} LIMIT 1"
         return bool(await self._ask(lambda db: _all(db, query, task_id, task_id)))
+
+    def _differs(self, db: sqlite3.Connection) -> bool:
+        if _facts(db) != (self._marker, self._read_version):
+            return True
+        others = _others(db, self._member)
+        return not all(self._place.lives(each) for each in others)
 
     async def _ask(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
         for wait in (*_WAITS, *_WAITS):
@@ -405,11 +415,10 @@ class LocalLedger:
 
     def _check_others(self, db: sqlite3.Connection, version: int, now: int) -> int:
         """Record which members are dead, and return the resulting version."""
-        others = _all(db, "SELECT member FROM members WHERE gone = 0 AND member <> ?", self._member)
-        for (member,) in others:
-            if not self._place.lives(str(member)):
+        for member in _others(db, self._member):
+            if not self._place.lives(member):
                 version += 1
-                self._record_gone(db, str(member), version, now)
+                self._record_gone(db, member, version, now)
         return version
 
     def _record_gone(self, db: sqlite3.Connection, member: str, version: int, now: int) -> None:
@@ -718,6 +727,12 @@ def _facts(db: sqlite3.Connection) -> tuple[str, int]:
         if isinstance(marker, str) and isinstance(version, int):
             return marker, version
     raise _Damaged
+
+
+def _others(db: sqlite3.Connection, member: str) -> list[str]:
+    """Return the members beside `member` that have neither left nor were found dead."""
+    found = _all(db, "SELECT member FROM members WHERE gone = 0 AND member <> ?", member)
+    return [str(name) for (name,) in found]
 
 
 def _members(db: sqlite3.Connection, place: KeyFolder, now: int) -> tuple[MemberStatus, ...]:

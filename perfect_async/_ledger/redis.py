@@ -573,6 +573,10 @@ class RedisLedger:
 
     # Questions.
 
+    async def has_news(self) -> bool:
+        """Return False: an idle member takes a step every `renewed_every` anyway."""
+        return False
+
     async def members(self) -> tuple[MemberStatus, ...]:
         """Return all living members of the ledger, this one included, without a lock."""
         names = await self._ask(self._client.zrange(self._key_of["seen"], 0, -1))

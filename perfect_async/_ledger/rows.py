@@ -161,6 +161,14 @@ class LedgerStore(Protocol):
         """Leave the ledger; the others read at once that this member is gone. Raises nothing."""
         ...
 
+    def has_news(self) -> Awaitable[bool]:
+        """Return whether an idle member should take a step, since others wrote, left or died.
+
+        It asks without the lock, and costs next to nothing. A store whose `renewed_every` is short
+        may always answer False.
+        """
+        ...
+
     def members(self) -> Awaitable[tuple[MemberStatus, ...]]:
         """Return all living members of the ledger, this one included, without a lock."""
         ...

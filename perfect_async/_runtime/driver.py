@@ -174,7 +174,7 @@ class Driver:
         Jobs that were refused before they reached the scheduler count as failed. `channel` is the
         client's.
         """
-        found = self.scheduler.statistics()
+        found = self.scheduler.statistics(self._now())
         found = attrs.evolve(
             found,
             blocked=self.watchdog.blocked,
@@ -340,12 +340,18 @@ class Driver:
         self._over.set()
         self._started.set()
 
+    def hands_over(self, channel: Channel) -> bool:
+        """Return whether other processes poll the running tasks of `channel` once it has left."""
+        shared = self._shared is not None and not self._shared.alone
+        return shared and self._channels == {channel} and self.scheduler.others() > 0
+
     async def leave(self, channel: Channel) -> None:
         """Drop the jobs of `channel`; the last client ends the host task and waits for it."""
         try:
             if self.alive:
                 self.registry.drop(channel)
-                self.receive(ev.ChannelAborted(channel.number))
+                leaves = self.hands_over(channel)
+                self.receive(ev.ChannelAborted(channel.number, leaves=leaves))
                 # The driver settles those jobs at its next turn, or gives them up if it ends.
                 await self.drain(channel)
         finally:
@@ -533,6 +539,9 @@ class Driver:
         shared, hurry = self._shared, False
         if shared is None:
             raise AssertionError(self)
+        idle = command is None and not self._unread and not self._is_curious(self._now())
+        if idle and not await shared.look(self._now()):
+            return True
         if command is not None:
             hurry = self._may_leave_unlocked(command, self._now(), shared)
         self._unread = False
@@ -733,11 +742,13 @@ class Driver:
 
     def _warn_of_full_window(self) -> None:
         """Log, once in five minutes, that jobs wait for a full window; warn if others filled it."""
-        now = self.clock.seconds()
-        if now < self._waited + _WARNED_FOR or (wait := self.scheduler.window_wait()) < _LONG_WAIT:
+        now, at = self.clock.seconds(), self._now()
+        if now < self._waited + _WARNED_FOR:
+            return
+        if (wait := self.scheduler.window_wait(at)) < _LONG_WAIT:
             return
         self._waited = now
-        statistics = self.scheduler.statistics()
+        statistics = self.scheduler.statistics(at)
         if not statistics.requests_by_others:
             LOG.info(
                 "The request window of this key is full: %d of its %d requests were sent. The "

@@ -282,18 +282,22 @@ def closed(cause: BaseException | None) -> ClientClosed:
     return error
 
 
-def warn_of_unfinished(handles: Sequence[JobHandle], drain: float) -> None:
-    """Warn of tasks that still run after a closing client has waited for `drain` seconds."""
+def warn_of_unfinished(handles: Sequence[JobHandle], drain: float, *, others: bool = False) -> None:
+    """Warn of tasks that still run after a closing client has waited for `drain` seconds.
+
+    `others`: other processes that share the key poll them from now on.
+    """
     left = [handle for handle in handles if handle.at_stake]
     if not left:
         return
     named = [quoted(handle.task_id or "(creation under way)") for handle in left[:_MOST_NAMED]]
     more = len(left) - len(named)
     LOG.warning(
-        "Closing after %g s of draining: %d tasks still run and are no longer kept alive, "
+        "Closing after %g s of draining: %d tasks still run and are %s, "
         "%g units are at stake: %s%s",
         drain,
         len(left),
+        "left to the other processes on this key" if others else "no longer kept alive",
         sum(handle.at_stake for handle in left),
         ", ".join(named),
         f" and {more} more" if more else "",

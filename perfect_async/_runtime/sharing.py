@@ -58,6 +58,10 @@ _OPENING_WAIT: Final = 5.0
 """Seconds to wait for the lock when the ledger is opened."""
 _HEARTBEAT: Final = SECOND
 """How often a member with work reads the rows of others."""
+_LOOKED_EVERY: Final = 2 * SECOND
+"""How often a member without work looks whether others have written: they may begin to run tasks,
+and a task of a member that dies must be polled within its lease.
+"""
 _UNREAD_FOR: Final = 2 * SECOND
 """After this long without the lock, other members may have polls that they could not write."""
 _MEMBERS_KEPT: Final = SECOND // 2
@@ -153,7 +157,7 @@ class SharedKey:
         self._changed: list[ev.IntentRow | ev.DoneRow] = []
         # When the living members were read, and when each of them wrote last.
         self._living_at: tuple[int, dict[str, int]] = -NEVER, {}
-        self._stepped_at = -_HEARTBEAT
+        self._stepped_at = self._looked_at = -_HEARTBEAT
         # Since when the lock has been tried for in vain.
         self._tried_since = NEVER
         self._held: ev.SharedLimits | None = None
@@ -243,11 +247,25 @@ class SharedKey:
     # Steps.
 
     def next_step(self, now: int, *, busy: bool) -> int:
-        """Return when the ledger must be read though no command is due; NEVER if it need not be."""
+        """Return when a step is needed though no command is due, or a look if nothing is `busy`.
+
+        Reserved polls of others that are overdue are commands, so `due` tells of these.
+        """
         if busy or self._changed:
             return max(now, self._stepped_at + _HEARTBEAT)
-        every = NEVER if self._store is None else self._store.renewed_every
-        return NEVER if every == NEVER else max(now, self._stepped_at + every)
+        looks_at = max(self._looked_at, self._stepped_at) + _LOOKED_EVERY
+        return max(now, min(looks_at, self._renewal_at()))
+
+    def _renewal_at(self) -> int:
+        return NEVER if self._store is None else self._stepped_at + self._store.renewed_every
+
+    async def look(self, now: int) -> bool:
+        """Return whether a member without work needs a step: for news, of its own or of others."""
+        self._looked_at = now
+        # The next step logs a ledger that cannot be used.
+        if self._changed or now >= self._renewal_at():
+            return True
+        return await self._asked(lambda store: store.has_news(), otherwise=True)
 
     def tried_for(self, now: int) -> int:
         """Return for how many microseconds the lock has been tried for in vain."""

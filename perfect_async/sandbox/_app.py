@@ -29,7 +29,15 @@ from ._router import Router
 from ._rules import Lease, TaskIds, TaskRules
 from ._tasks import Tasks
 from ._transport import SandboxTransport
-from ._webhooks import RETRIES, Deliver, WebhookFaults, WebhookSender, keys_of, webhook_sender
+from ._webhooks import (
+    RETRIES,
+    Deliver,
+    OnFailure,
+    WebhookFaults,
+    WebhookSender,
+    keys_of,
+    webhook_sender,
+)
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -241,6 +249,13 @@ class Sandbox(AsyncContextManagerMixin):
     def rotate_webhook_secret(self, secret: str | Sequence[str]) -> None:
         """Sign all notifications from now on, also retries, with this secret or these secrets."""
         self._require_sender().keys = keys_of(secret)
+
+    def on_webhook_failure(self, report: OnFailure) -> None:
+        """Call `report` after each failed attempt to notify the webhook.
+
+        It gets the record and the seconds to the next attempt, or None if there is none.
+        """
+        self._require_sender().on_failure = report
 
     def _require_sender(self) -> WebhookSender:
         if self._sender is None:

@@ -38,7 +38,9 @@ class Clock:
         # Integers, since ten floats of 0.1 s sum to less than 1 s and could admit an 11th request.
         self._last = round(loop.time() * MICROSECONDS)
         if self._first is None:
+            # The wall clock is read at the same time, since hours may pass before it is needed.
             self._first = self._last
+            self.start()
         return self._last
 
     def wall(self, now: int) -> float:

@@ -18,10 +18,12 @@ import uvicorn
 
 from ._app import Sandbox
 from ._billing import Charging
+from ._charges import WebhookRecord
 from ._dialect import Dialect
 from ._engine import DEFAULT_DURATIONS, Durations
 from ._faults import Faults
 from ._rules import Lease
+from ._webhooks import TIMEOUT
 
 
 async def serve(sandbox: Sandbox, host: str = "127.0.0.1", port: int = 8787) -> None:
@@ -103,6 +105,8 @@ def run(
         charging=charging,
         dialect=dialect,
     )
+    if webhook_url is not None:
+        sandbox.on_webhook_failure(_print_failure)
     print(f"sandbox on {origin} (any Bearer key; Ctrl-C to stop)", file=sys.stderr)  # noqa: T201
     print(  # noqa: T201
         f"In another terminal: YOUCAM_BASE_URL={origin} YOUCAM_API_KEY=anything perfect-async "
@@ -133,6 +137,17 @@ def _exit_on_sigterm() -> Generator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, former)
+
+
+def _print_failure(record: WebhookRecord, wait: float | None) -> None:
+    why = f"was answered {record.answer}" if record.answer else f"was not answered in {TIMEOUT:g} s"
+    if record.error is not None:
+        why = f"failed: {record.error}"
+    following = "it is not sent again" if wait is None else f"the next attempt is in {wait:g} s"
+    print(  # noqa: T201
+        f"webhook: attempt {record.attempt} for task {record.task_id[:16]}... {why}; {following}",
+        file=sys.stderr,
+    )
 
 
 def _faster(usual: Durations, speed: float, rng: random.Random) -> float:

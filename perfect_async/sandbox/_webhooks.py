@@ -29,6 +29,9 @@ from ._http import MICROSECONDS
 Deliver: TypeAlias = Callable[[bytes, dict[str, str]], Awaitable[object]]
 """A receiver inside the process; returning counts as a 204, raising as a 500."""
 
+OnFailure: TypeAlias = Callable[[WebhookRecord, float | None], object]
+"""Called after a failed attempt, with the seconds to the next one; None if there is none."""
+
 _Post: TypeAlias = Callable[[bytes, dict[str, str]], Awaitable[int]]
 
 TIMEOUT: Final = 15.0
@@ -138,6 +141,7 @@ class WebhookSender:
     ) -> None:
         self.keys = keys
         self.faults = faults
+        self.on_failure: OnFailure | None = None
         self._clock = clock
         self._chance = chance
         self._ledger = ledger
@@ -254,21 +258,25 @@ class WebhookSender:
             error = repr(failure)
         except Exception as failure:  # noqa: BLE001 -- any error of the receiver is a 500
             answer, error = 500, repr(failure)
-        self._ledger.webhooks.append(
-            WebhookRecord(
-                time=now / MICROSECONDS,
-                webhook_id=notification.webhook_id,
-                task_id=end.task_id,
-                task_status=end.status,
-                attempt=notification.attempt,
-                answer=answer,
-                error=error,
-            )
+        record = WebhookRecord(
+            time=now / MICROSECONDS,
+            webhook_id=notification.webhook_id,
+            task_id=end.task_id,
+            task_status=end.status,
+            attempt=notification.attempt,
+            answer=answer,
+            error=error,
         )
-        if not 200 <= answer < 300 and notification.attempt <= len(self._retries):  # noqa: PLR2004 -- 2xx
-            wait = round(self._retries[notification.attempt - 1] * MICROSECONDS)
+        self._ledger.webhooks.append(record)
+        if 200 <= answer < 300:  # noqa: PLR2004 -- 2xx
+            return
+        wait: float | None = None
+        if notification.attempt <= len(self._retries):
+            wait = self._retries[notification.attempt - 1]
             again = attrs.evolve(notification, attempt=notification.attempt + 1)
-            self._put(self._clock.now() + wait, again)
+            self._put(self._clock.now() + round(wait * MICROSECONDS), again)
+        if self.on_failure is not None:
+            self.on_failure(record, wait)
 
 
 def _calling(deliver: Deliver) -> _Post:

@@ -116,6 +116,8 @@ class Members:
         self._epoch = 0
         self._plan: tuple[int, int] | None = None
         self._foreign_changes: dict[int, ev.TaskRow] = {}
+        # Our tasks that others poll once we have left.
+        self._left_behind: set[int] = set()
         self._republished: list[ev.RequestRow | ev.TaskRow] = []
         # The rows that were published last, in case they were not written.
         self._last_rows: tuple[ev.RequestRow | ev.TaskRow, ...] = ()
@@ -382,6 +384,17 @@ class Members:
                 self._foreign_changes[task.ref] = attrs.evolve(task.row, ended=True)
                 self._drop(task)
 
+    def leave_behind(self, job: ScheduledJob, now: int) -> None:
+        """Leave our running task to the others as if we had died: its result can be fetched later.
+
+        Where no other member lives, the task is written as ended, as nobody polls it.
+        """
+        if self.living(now) and not job.announced:
+            facts = self._facts(job)
+            self._published_tasks.pop(job.ref, None)
+            self._left_behind.add(job.task)
+            self._republished.append(ev.TaskRow(self.member, facts[0], job.kind, *facts[1:]))
+
     def on_rescue(self, command: ev.Rescue, now: int) -> None:
         """Record that a poll leaves that another member should have sent."""
         task = self._refs[command.ref]
@@ -600,7 +613,7 @@ class Members:
         state = self._state
         job = next((job for job in state.jobs.values() if job.task == row.ref), None)
         if job is None or job.state not in _RUNNING:
-            if not row.ended:
+            if not row.ended and row.ref not in self._left_behind:
                 # An older copy of the ledger, or a member that knew the task, has restored it.
                 self._republished.append(attrs.evolve(row, ended=True))
             return

@@ -278,9 +278,10 @@ class Scheduler:
         """Return whether another member that has not left or died still polls `task_id`."""
         return self._state.members.keeps(task_id)
 
-    def statistics(self) -> Statistics:
-        """Return the state after the last event."""
+    def statistics(self, now: int | None = None) -> Statistics:
+        """Return the state at `now`, or after the last event."""
         state, table, pacer = self._state, self._state.table, self._state.pacer
+        now = state.updated_at if now is None else max(now, state.updated_at)
         states = Counter(job.state for job in state.jobs.values())
         return Statistics(
             waiting=states[JobState.WAITING],
@@ -291,8 +292,8 @@ class Scheduler:
             + states[JobState.RUNNING],
             done=state.counts["done"],
             failed=state.counts["failed"],
-            requests_in_window=table.occupied(state.updated_at),
-            window_limit=pacer.allowance.limit(state.updated_at),
+            requests_in_window=table.occupied(now),
+            window_limit=pacer.allowance.limit(now),
             requests=dict(state.requests),
             refused=pacer.refused,
             tries=state.counts["tries"],
@@ -301,8 +302,8 @@ class Scheduler:
             patience=pacer.network.patience / SECOND,
             units=state.units.totals(),
             members=1 + state.members.others,
-            requests_by_others=state.members.requests(state.updated_at),
-            window_wait=self.window_wait(),
+            requests_by_others=state.members.requests(now),
+            window_wait=self.window_wait(now),
             limits=self._in_force(),
             lease=state.lease / SECOND,
             longest_gap=state.longest_gap / SECOND,
@@ -380,19 +381,28 @@ class Scheduler:
         budget = max(self._allowed_in(needed - free), needed / self._limits.per_second)
         return max(budget, left * lasts / at_once)
 
-    def window_wait(self) -> float:
+    def window_wait(self, now: int | None = None) -> float:
         """Estimate the seconds until the first job can be sent, if the window is full.
 
         It is 0 while a job runs. The requests of this process and of others count alike.
         """
-        state, now = self._state, self._state.updated_at
+        state = self._state
+        now = state.updated_at if now is None else now
         waiting = state.uncreated()
         if not waiting or len(state.jobs) > waiting:
             return 0.0
-        limit = state.pacer.limit(now)
-        # The first task may be one that lasts long.
-        needed = state.pacer.alone() + state.members.held(now)
-        return max(0.0, self._allowed_in(state.table.occupied(now) + needed - limit))
+        table, pacer = state.table, state.pacer
+        period, cycle = self._limits.period, table.cycle * SLOT / SECOND
+        # A first task may be one of those that last long. Its creation counts twice, and each of
+        # its polls only leaves when some of the others' requests have left the window again.
+        needed = table.occupied(now) + state.members.held(now) + 2 - pacer.limit(now)
+        past, room, at, wait = iter(table.past(now)), 0, 0.0, 0.0
+        for polls in range(pacer.alone() - 1):
+            while room < needed + polls:
+                age, count = next(past, (0, needed + polls))
+                at, room = period - age / SECOND, room + count
+            wait = max(wait, at - polls * cycle)
+        return wait
 
     def contended(self) -> bool:
         """Return whether refusals suggest that somebody outside the ledger uses the key."""

@@ -323,7 +323,7 @@ class SchedulerState:
             case ev.ChannelClosed():
                 self.on_channel_closed(event.channel, now)
             case ev.ChannelAborted():
-                self.on_channel_aborted(event.channel, now)
+                self.on_channel_aborted(event.channel, now, leaves=event.leaves)
             case ev.SpendingLimitOpened() | ev.SpendingLimitClosed():
                 self.units.on_limit(event)
             case _:
@@ -400,14 +400,19 @@ class SchedulerState:
         for query in self.queries.close(channel, aborted=aborted):
             self.settlements.answer(query, error)
 
-    def on_channel_aborted(self, channel: int, now: int) -> None:
-        """End all jobs and queries of `channel` now, and abandon its running tasks."""
+    def on_channel_aborted(self, channel: int, now: int, *, leaves: bool = False) -> None:
+        """End all jobs and queries of `channel` now, and abandon its running tasks.
+
+        `leaves`: other members poll them from now on.
+        """
         self.on_channel_closed(channel, now)
         self._close_queries(channel, ClientClosed("The client is closed."), aborted=True)
         for job in [job for job in self.jobs.values() if job.channel == channel]:
             if job.state in {JobState.ADOPTED, JobState.RUNNING}:
                 if job.state is JobState.ADOPTED:
                     self.takeovers.remove(job)
+                elif leaves:
+                    self.members.leave_behind(job, now)
                 self.settlements.end(job, self.abandoned(job), at_stake=job.charged)
             elif job.state is JobState.SUBMITTING:
                 self.settlements.end(job, in_doubt(job, None), at_stake=job.units)

@@ -583,13 +583,25 @@ async def test_a_journal_is_opened_once(tmp_path: Path) -> None:
     await again.aclose()
 
 
+async def test_other_journals_that_cannot_be_opened_are_not_in_use(tmp_path: Path) -> None:
+    """A program that waits for another process's journal does not wait for this one."""
+    path = tmp_path / "jobs.db"
+    path.write_text("notes")
+
+    with pytest.raises(JournalError) as caught:
+        await JournalWriter.open(path, now=now)
+
+    assert not caught.value.in_use
+
+
 async def test_two_clients_in_one_process_do_not_share_a_journal(tmp_path: Path) -> None:
     """A second client with the same journal is refused, also with the same key."""
     sandbox = vendor()
     async with client(sandbox, journal=tmp_path / "jobs.db") as first:
-        with pytest.raises(JournalError, match="in use by another client"):
+        with pytest.raises(JournalError, match="in use by another client") as caught:
             async with client(sandbox, journal=str(tmp_path / "jobs.db")):
                 pytest.fail("opened")
+        assert caught.value.in_use
         await first.units()
     async with client(sandbox, journal=tmp_path / "jobs.db") as second:
         assert isinstance(second, Client)

@@ -324,6 +324,28 @@ async def test_a_dead_member_is_gone_within_half_a_second(join: Join, clock: Clo
     assert {two.member, three.member} == {each.member for each in await two.members()}
 
 
+async def test_news_is_seen_without_the_lock(join: Join, clock: Clock, tmp_path: Path) -> None:
+    """What others write, their end, and the loss of the ledger are news, but own rows are not."""
+    one, two = join(), join()
+    await step(one, standing(one, clock))
+    alone = await one.has_news()
+    await take(two)
+    locked = await one.has_news()
+    await two.publish([standing(two, clock)])
+    wrote = await one.has_news()
+    await step(one)
+    read = await one.has_news()
+    dies(two)
+    died = await one.has_news()
+    clock.now += SECOND // 2
+    await step(one)
+    buried = await one.has_news()
+    forget(tmp_path, "host")
+
+    assert [False, False, True, False, True, False] == [alone, locked, wrote, read, died, buried]
+    assert await one.has_news()
+
+
 async def test_a_death_that_was_found_in_a_released_step_is_read_again(
     join: Join, clock: Clock
 ) -> None:

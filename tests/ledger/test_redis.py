@@ -809,6 +809,15 @@ async def test_members_are_listed(join: Open) -> None:
     assert all(0 <= each.age < 60 * SECOND for each in found)
 
 
+async def test_an_idle_member_does_not_ask_the_server_for_news(join: Open) -> None:
+    """It takes a step within a few seconds anyway, so that it counts as living."""
+    one, _ = await joined(join)
+    await joined(join)
+
+    assert not await one.has_news()
+    assert 5 * SECOND >= one.renewed_every
+
+
 async def test_a_forked_child_opens_its_own(join: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """The connections of the parent are not used in a child."""
     one, _ = await joined(join)

@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 from perfect_async import (
+    Avatar,
     Client,
     ClientClosed,
     ConfigurationError,
@@ -34,7 +35,7 @@ from perfect_async._runtime.spec import PLAIN, JobSpec
 from perfect_async._time import NEVER, SECOND
 from perfect_async.events import DoneRow, IntentRow, LedgerRow, RequestRow
 from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
-from tests.support.sandboxed import client, smile, smiles, vendor
+from tests.support.sandboxed import avatar, client, smile, smiles, vendor
 from tests.support.virtual_time import VirtualTimeLoop
 
 HOSTS = "https://yce-api-01.makeupar.com", "https://yce-api-01.perfectcorp.com"
@@ -63,6 +64,8 @@ class ScriptedStore:
         self.fails_at: set[str] = set()
         self.closed = False
         self.asked = 0
+        self.looks = 0
+        self.news = False
         self.rows: tuple[LedgerRow, ...] = ()
 
     def _check(self, what: str) -> None:
@@ -96,6 +99,11 @@ class ScriptedStore:
 
     async def aclose(self) -> None:
         self.closed = True
+
+    async def has_news(self) -> bool:
+        self._check("has_news")
+        self.looks += 1
+        return self.news
 
     async def members(self) -> tuple[MemberStatus, ...]:
         self._check("members")
@@ -179,6 +187,88 @@ async def test_no_member_polls_for_others_after_the_ledger_was_away(
     assert (24, 0) == (sandbox.ledger.units_charged, sandbox.ledger.refused.total())
 
 
+def kill(opened: Client) -> None:
+    """End the driver of `opened` as kill -9 does: it writes nothing more, and its lock is free."""
+    session = opened._session
+    assert session is not None
+    driver = session.driver
+    shared, host = driver._shared, driver._host
+    assert shared is not None
+    assert host is not None
+    store = shared._store
+    assert isinstance(store, LocalLedger)
+
+    async def vanish(now: Callable[[], int]) -> None:
+        store._close("killed")
+
+    shared.leave = vanish  # type: ignore[method-assign] # a dead process leaves no ledger
+    host.cancel()
+
+
+@pytest.mark.parametrize("killed_after", [0.5, 3.0, 15.0])
+async def test_an_idle_member_polls_the_task_of_a_dead_one(
+    tmp_path: Path, killed_after: float
+) -> None:
+    """A client that waits for work keeps the task of a killed process alive to its end."""
+    sandbox = vendor()
+    one, other = members(sandbox, tmp_path)
+    async with other:
+        await one.open()
+        task = await one.submit(avatar())
+        assert task.id
+        await asyncio.sleep(killed_after)
+        kill(one)
+        await asyncio.sleep(60)
+
+        assert 0 < other.statistics().requests["rescue"]
+        await asyncio.sleep(60)
+    await one.close()
+    assert (1, 0) == (len(sandbox.ledger.tasks), sandbox.ledger.units_wasted)
+
+
+@pytest.mark.parametrize("drain", [0.0, 12.0])
+async def test_a_member_that_leaves_hands_its_running_tasks_over(
+    tmp_path: Path, drain: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that closes leaves them to a living process, as a killed one does."""
+    sandbox = vendor()
+    one, other = members(sandbox, tmp_path, drain=drain)
+    async with other:
+        async with one:
+            tasks = [await one.submit(avatar(key=str(number))) for number in range(3)]
+            await asyncio.sleep(2)
+        assert "3 tasks still run and are left to the other processes on this key" in caplog.text
+        await asyncio.sleep(60)
+
+        assert 6 < other.statistics().requests["rescue"]
+        for task in tasks:
+            assert "success" == (await other.status(Avatar, task.id)).status
+    assert (3, 0) == (sandbox.ledger.units_charged, sandbox.ledger.units_wasted)
+
+
+async def test_a_lone_member_leaves_no_task_behind(tmp_path: Path) -> None:
+    """A later process does not poll the tasks that a client gave up when it was alone."""
+    sandbox = vendor()
+    one, other = members(sandbox, tmp_path, drain=0.0)
+    async with one:
+        assert (await one.submit(avatar())).id
+    async with other:
+        await asyncio.sleep(30)
+
+        assert "rescue" not in other.statistics().requests
+
+
+async def test_an_idle_member_does_not_poll_for_a_living_one(tmp_path: Path) -> None:
+    """It reads when a poll of another should have left, and finds that it has."""
+    sandbox = vendor()
+    one, other = members(sandbox, tmp_path)
+    async with one, other:
+        await both(*(one.run(avatar(key=str(n))) for n in range(5)))
+
+        assert "rescue" not in other.statistics().requests
+    assert 0 == sandbox.ledger.units_wasted
+
+
 async def test_a_member_sees_the_others(tmp_path: Path) -> None:
     """Statistics show how many processes share the key, and how many requests the others sent."""
     one, other = members(vendor(), tmp_path)
@@ -197,17 +287,20 @@ async def test_a_second_run_waits_for_the_window_of_the_first(
     """A client that opens on a full window waits, logs that once, and loses no task."""
     sandbox = vendor(durations={"ai-smile": Durations.fixed(1.0)})
     one, other = members(sandbox, tmp_path)
-    async with one, one.batch(smiles(110)) as batch:
-        assert 110 == len([outcome async for outcome in batch if outcome.ok])
+    async with one, one.batch(smiles(122)) as batch:
+        assert 122 == len([outcome async for outcome in batch if outcome.ok])
     async with other, other.batch([smile(1000 + number) for number in range(20)]) as batch:
         with anyio.fail_after(60):
             while not (waits := other.statistics().window_wait):  # noqa: ASYNC110 - as a user
                 await anyio.sleep(1)
-        eta = batch.progress.eta
+            began, eta = anyio.current_time(), batch.progress.eta
+            while "submit" not in other.statistics().requests:  # noqa: ASYNC110 - as above
+                await anyio.sleep(0.1)
+            waited = anyio.current_time() - began
         assert 20 == len([outcome async for outcome in batch if outcome.ok])
 
     assert not sandbox.ledger.refused
-    assert 60 < waits < 300
+    assert waits / 2 < waited < 2 * waits
     assert eta is not None
     assert 1 == caplog.text.count("The request window of this key is full")
 
@@ -387,6 +480,34 @@ async def test_an_idle_member_renews_its_row(
         await asyncio.sleep(61)
 
         assert takes == stores[0].takes - before
+
+
+async def test_an_idle_member_looks_for_news_without_the_lock(stores: list[ScriptedStore]) -> None:
+    """It takes steps while others write, else it looks once in two seconds, in vain."""
+    async with client(vendor(), share="machine") as opened:
+        await opened.run(smile(1))
+        await asyncio.sleep(10)
+        takes, looks = stores[0].takes, stores[0].looks
+        await asyncio.sleep(20)
+        assert (takes, looks + 10) == (stores[0].takes, stores[0].looks)
+        stores[0].news = True
+        await asyncio.sleep(20)
+
+        assert takes + 10 == stores[0].takes
+
+
+async def test_an_idle_process_goes_on_alone_if_its_look_fails(
+    stores: list[ScriptedStore], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A ledger that cannot be used is found out by the next step, which logs it once."""
+    async with client(vendor(), share="machine") as opened:
+        await opened.run(smile(1))
+        stores[0].fails_at = {"has_news", "take"}
+        await asyncio.sleep(10)
+
+        assert stores[0].closed
+        await opened.run(smile(2))
+    assert 1 == caplog.text.count("does not share its key's request window")
 
 
 @pytest.mark.parametrize("where", ["take", "publish"])

@@ -41,6 +41,23 @@ async def test_the_epoch_is_read_once() -> None:
     assert first == clock.wall(clock.now())
 
 
+async def test_the_wall_clock_is_read_when_the_loop_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that is first asked for the wall clock after five minutes is not five minutes ahead.
+
+    The sandbox's sender of webhooks reads the loop's time when it starts, and the wall clock when
+    the first task ends.
+    """
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    monkeypatch.setattr(time, "time", lambda: 1_000_000 + loop.time() - began)
+    clock = Clock()
+    clock.now()
+
+    await asyncio.sleep(300)
+
+    assert 1_000_300.0 == clock.wall(clock.now())
+
+
 def test_outside_a_loop_time_stands() -> None:
     """Without a running loop the last time is returned."""
     clock = Clock(epoch=5.0)

@@ -21,7 +21,7 @@ import uvicorn
 from perfect_async.sandbox import Durations, Faults, Sandbox, run, serve
 from perfect_async.webhooks import Notification, WebhookApp, verify
 from tests.sandbox.clients import CLIENTS, RawClient
-from tests.sandbox.customer import FACE, TEETH, data_of
+from tests.sandbox.customer import FACE, TEETH, Customer, data_of
 from tests.support.ports import free_port
 
 pytestmark = pytest.mark.real_time
@@ -256,6 +256,49 @@ def test_urls_have_the_served_address(
 
     assert [host, 8787] == given
     assert f"sandbox on {origin} (" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        (httpx.Response(400), "attempt 1 for task {} was answered 400; the next attempt is in 5 s"),
+        (httpx.ConnectError("refused"), "attempt 1 for task {} failed: ConnectError('refused'); "),
+        (None, "attempt 1 for task {} was not answered in 0.1 s; the next attempt is in 5 s"),
+    ],
+)
+def test_a_failed_notification_is_printed(
+    answer: httpx.Response | Exception | None,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The terminal says which notification failed, why, and when the next attempt is."""
+    named: list[str] = []
+
+    async def receive(_: httpx.Request) -> httpx.Response:
+        if isinstance(answer, Exception):
+            raise answer
+        if answer is None:
+            await asyncio.sleep(60)
+        return answer or httpx.Response(204)
+
+    async def serve_one(sandbox: Sandbox, *_: object) -> None:
+        sender = sandbox._sender
+        assert sender is not None
+        sender._transport = httpx.MockTransport(receive)
+        async with sandbox, Customer(sandbox) as customer:
+            named.append((await customer.task())[:16] + "...")
+            async with asyncio.timeout(10):
+                while not sandbox.ledger.webhooks:  # noqa: ASYNC110 - there is no event for it
+                    await asyncio.sleep(0.01)
+
+    for module in ("_server", "_webhooks"):
+        monkeypatch.setattr(f"perfect_async.sandbox.{module}.TIMEOUT", 0.1)
+    monkeypatch.setattr("perfect_async.sandbox._server.serve", serve_one)
+
+    run(speed=10_000.0, webhook_url="http://127.0.0.1:9/", webhook_secret="whsec_c2VjcmV0")
+
+    assert f"webhook: {line.format(*named)}" in capsys.readouterr().err
 
 
 def test_a_restarted_server_repeats_no_id(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -437,9 +437,11 @@ async def test_failed_attempts_are_recorded() -> None:
 
     over = httpx.MockTransport(answer)
     waits = [1.0] * 5
+    failures: list[tuple[int, float | None]] = []
     async with notifying_sandbox(
         webhook_url=URL, webhook_transport=over, webhook_retries=waits
     ) as sandbox:
+        sandbox.on_webhook_failure(lambda record, wait: failures.append((record.attempt, wait)))
         await create_tasks(sandbox)
         await asyncio.sleep(20)
 
@@ -449,6 +451,7 @@ async def test_failed_attempts_are_recorded() -> None:
         (500, "ZeroDivisionError()"),
         (204, None),
     ] == [(record.answer, record.error) for record in sandbox.ledger.webhooks]
+    assert [(1, 1.0), (2, 1.0), (3, 1.0)] == failures
     assert {("POST", URL)} == {(each.method, str(each.url)) for each in seen}
 
 

@@ -558,7 +558,8 @@ async def test_a_member_waits_for_the_window_of_another(
     assert waits[0][0] > waits[60][0] > 0 == waits[-1][0]
     assert f"other processes have sent {waits[0][1]} of its 250 requests" in line
     seconds = float(line.rpartition("about ")[2].removesuffix(" s."))
-    assert waits[0][0] == pytest.approx(seconds, abs=2)
+    # A registration leaves in between, so that one poll more has to wait.
+    assert waits[0][0] == pytest.approx(seconds, abs=9)
     assert_kept(sandbox, 10)
 
 

@@ -789,6 +789,62 @@ def test_the_member_with_fewer_creations_goes_first(shared: Shared) -> None:
     assert [ev.Submit] == [type(command) for command in shared.step(created)]
 
 
+def sent_by_other(count: int, at: int, first: int = 1) -> list[ev.RequestRow]:
+    """So many requests of another member, answered at once."""
+    return [ev.RequestRow("other", n, at, answered=at) for n in range(first, first + count)]
+
+
+def test_statistics_are_those_of_the_time_asked_for(shared: Shared) -> None:
+    """Requests leave the window although nothing happens here."""
+    shared.step(other(at=300 * SECOND), *sent_by_other(30, 300 * SECOND), at=300 * SECOND)
+    seen = shared.scheduler.statistics
+    later, past = seen(610 * SECOND), seen(0)
+
+    assert (30, 30) == (seen().requests_in_window, seen().requests_by_others)
+    assert (0, 0) == (later.requests_in_window, later.requests_by_others)
+    assert 30 == past.requests_in_window
+
+
+BURSTS = [(125, 300), (120, 330)]
+STEADY = [(8, 58 + 9 * number) for number in range(31)]
+
+
+@pytest.mark.parametrize("sent", [BURSTS, STEADY])
+def test_a_full_window_is_waited_for_until_a_first_task_fits(
+    shared: Shared, sent: list[tuple[int, int]]
+) -> None:
+    """Each poll of the task needs room when it leaves only, so not all of it must be free before.
+
+    A member whose requests left one after the other makes room for one poll after the other.
+    """
+    rows = [
+        row
+        for number, (count, at) in enumerate(sent)
+        for row in sent_by_other(count, at * SECOND, 1000 * number)
+    ]
+    began = 356 * SECOND
+    shared.step(other(at=began), *rows, at=began)
+    assert 0 == shared.scheduler.window_wait()
+    shared.job()
+    assert [] == shared.step(at=began)
+
+    wait, later = shared.scheduler.window_wait(), shared.scheduler.window_wait(began + SECOND)
+    [(sent_at, command), *_] = shared.until(began + 300 * SECOND)
+    assert isinstance(command, ev.Submit)
+    assert pytest.approx(sent_at - began, abs=9 * SECOND) == wait * SECOND
+    assert pytest.approx(1, abs=0.1) == wait - later
+
+
+def test_a_window_that_others_need_is_waited_for_for_a_period(shared: Shared) -> None:
+    """Others need more requests for results than the window has."""
+    at = 300 * SECOND
+    shared.step(other(at=at, held=400), *sent_by_other(10, at), at=at)
+    shared.job()
+
+    assert [] == shared.step(at=at)
+    assert 300 == shared.scheduler.window_wait()
+
+
 def test_creations_of_an_earlier_period_do_not_count(shared: Shared) -> None:
     """Turns are counted anew in each period."""
     shared.running()
@@ -818,6 +874,48 @@ def test_a_member_with_work_writes_a_heartbeat(shared: Shared) -> None:
     shared.running()
     shared.step(at=shared.now + SECOND)
     assert [shared.now] == [row.stepped_at for row in shared.rows(ev.MemberRow)]
+
+
+def test_a_member_that_leaves_writes_its_running_task_for_the_others(shared: Shared) -> None:
+    """The task stays in the ledger with its reserved polls, and counts as ours no more."""
+    shared.step(other())
+    shared.running()
+    before = shared.scheduler._state.table.reserved(1)
+    shared.tell(ev.ChannelAborted(0, leaves=True))
+    shared.step()
+    (row,) = shared.rows(ev.TaskRow)
+
+    assert ("task-1", False, before) == (row.task_id, row.ended, (row.next, row.last))
+    assert [0] == [member.running for member in shared.rows(ev.MemberRow)]
+    # Another member polls it already, while we settle its job.
+    shared.step(attrs.evolve(row, next=row.next + 168))
+    assert [] == shared.rows(ev.TaskRow)
+
+
+@pytest.mark.parametrize("announced", [False, True])
+def test_a_member_that_leaves_ends_a_task_that_nobody_has_to_poll(
+    shared: Shared, announced: bool
+) -> None:
+    """No other member lives, or the task has ended."""
+    if announced:
+        shared.step(other())
+    shared.running()
+    if announced:
+        shared.tell(ev.Notified(1))
+    shared.tell(ev.ChannelAborted(0, leaves=True))
+    shared.step()
+
+    assert [True] == [row.ended for row in shared.rows(ev.TaskRow)]
+
+
+def test_a_member_that_goes_on_ends_the_tasks_of_a_channel(shared: Shared) -> None:
+    """Another channel is open, so that the member lives and nobody takes its tasks over."""
+    shared.step(other())
+    shared.running()
+    shared.tell(ev.ChannelAborted(0))
+    shared.step()
+
+    assert [True] == [row.ended for row in shared.rows(ev.TaskRow)]
 
 
 def test_a_member_that_cannot_create_does_not_wait_for_its_turn(shared: Shared) -> None:
