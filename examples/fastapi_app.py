@@ -3,7 +3,7 @@
     YOUCAM_API_KEY=... uvicorn examples.fastapi_app:app
     curl --data-binary @selfie.jpg http://127.0.0.1:8000/smile > smiling.jpg
 
-For real visitors see `webapp.py`: its pages do not wait, and a crash loses nothing.
+For real visitors see `webapp.py`: its pages do not wait, and a restart continues them.
 """
 
 from collections.abc import AsyncIterator
