@@ -142,7 +142,8 @@ async def _journaled(stops: Sequence[int], journal: Path) -> list[int]:
             async with client.batch(islice(jobs, stop - done)) as batch:
                 async for outcome in batch:
                     outcome.unwrap()
-            del batch, outcome
+                    del outcome
+            del batch
             gc.collect()
             held.append(_size(tracemalloc.take_snapshot()))
     tracemalloc.stop()

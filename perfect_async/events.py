@@ -543,11 +543,13 @@ class LedgerRead(Value):
 
     The ledger's lock is held. `gone` are members that left or died. `afresh`: all of the ledger was
     read, so `rows` are all its rows, and former knowledge of other members no longer counts.
+    `waited`: the lock was held for so long that others may have sent reserved polls without it.
     """
 
     rows: tuple[LedgerRow, ...] = ()
     gone: tuple[str, ...] = ()
     afresh: bool = False
+    waited: bool = False
 
 
 Answer: TypeAlias = (

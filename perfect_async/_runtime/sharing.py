@@ -62,6 +62,8 @@ _LOOKED_EVERY: Final = 2 * SECOND
 """How often a member without work looks whether others have written: they may begin to run tasks,
 and a task of a member that dies must be polled within its lease.
 """
+_WAITED_FOR: Final = 300_000
+"""After this long without the lock, polls of others may seem to be overdue, but have left."""
 _UNREAD_FOR: Final = 2 * SECOND
 """After this long without the lock, other members may have polls that they could not write."""
 _MEMBERS_KEPT: Final = SECOND // 2
@@ -367,8 +369,10 @@ class SharedKey:
         # Other members may have sent polls that they could not write. They write them now, as
         # after a loss of the ledger.
         afresh = snapshot.afresh or at - self._tried_since > _UNREAD_FOR
+        waited = at - self._tried_since > _WAITED_FOR
         self._tried_since = NEVER
-        self._scheduler.receive(ev.LedgerRead(rows, snapshot.gone, afresh=afresh), at)
+        read = ev.LedgerRead(rows, snapshot.gone, afresh=afresh, waited=waited)
+        self._scheduler.receive(read, at)
 
     def _changes(self, at: int) -> list[ev.LedgerRow]:
         return [shifted(row, self._origin) for row in self._scheduler.changes(at)]

@@ -43,6 +43,8 @@ _REQUEST_TIMEOUT: Final = 30 * SECOND
 """How long a request can be unanswered unless its member has stopped."""
 _RECOVERY: Final = _BEAT * 6 // 5
 """The time in which all running members rewrite the rows that a ledger has lost."""
+_CATCHES_UP: Final = SECOND // 2
+"""How long a living member has to write the polls that it sent while it could not have the lock."""
 _MOST_LEARNED: Final = 10_000
 """The number of members whose last counted duration is remembered."""
 _RETRY: Final = SECOND // 2
@@ -292,8 +294,16 @@ class Members:
         if self._missing and now >= self._missing_until:
             for member in list(self._missing):
                 self._on_gone(member, now)
+        if event.waited:
+            self._let_catch_up(now)
         self._tidy(now)
         self._adapt_to_others(now)
+
+    def _let_catch_up(self, now: int) -> None:
+        """Send no poll for a living member before it can have written those that it sent."""
+        for task in self._tasks.values():
+            if task.row.member in self._rows:
+                task.from_at = max(task.from_at, now + _CATCHES_UP)
 
     def _on_afresh(self, event: ev.LedgerRead, known: dict[str, ev.MemberRow], now: int) -> None:
         """Publish all rows again, since the ledger is new, or an older copy of itself.

@@ -916,7 +916,8 @@ async def test_the_library_for_headers_is_not_loaded_in_the_loop(
         (io.BytesIO(), "pass its path or its bytes"),
         ("ftp://a.example/b.jpg", "correct the URL"),
     ],
-    ids=str,
+    # The repr of a file has its address, which differs between the processes that share the tests.
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 async def test_each_reason_has_a_hint_of_its_own(source: object, mend: str) -> None:
     """Converting a picture does not help against a wrong path or a wrong type."""

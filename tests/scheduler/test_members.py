@@ -608,6 +608,22 @@ def test_an_overdue_poll_of_another_member_is_sent_for_it(shared: Shared) -> Non
     assert (2 * CYCLE) // SLOTS == row.next
 
 
+@pytest.mark.parametrize(("gone", "later"), [((), 500_000), (("other",), 0)])
+def test_a_poll_that_may_have_left_without_the_lock_is_not_sent_at_once(
+    shared: Shared, gone: tuple[str, ...], later: int
+) -> None:
+    """A living member that could not have the lock writes its polls when it has it again."""
+    shared.step(other(), task(at=CYCLE))
+    shared.now = at = CYCLE + 300_000
+    shared.tell(ev.LedgerRead(gone=gone, waited=True))
+    assert not shared.scheduler.changes(at)
+
+    found = shared.step() or [command for _, command in shared.until(at + SECOND)[:1]]
+
+    assert [ev.Rescue] == [type(command) for command in found]
+    assert at + later == min(shared.scheduler._state._sent.values(), key=lambda sent: sent[1])[1]
+
+
 def test_a_rescued_task_that_runs_is_published_as_renewed(shared: Shared) -> None:
     """Its owner learns until when the lease lasts."""
     shared.step(other(), task(at=CYCLE))
