@@ -4,7 +4,7 @@
         result = await client.run(Smile("selfie.jpg"))
         await result.save("smiling.jpg")
 
-The README shows the rest. `perfect_async.errors` has the tree of errors. "(contract: ...)" in a
+The README shows the rest. `perfect_async.errors` has the tree of errors. "(contract: Limits)" in a
 docstring or comment names a section of `perfect_async/_api/README.md`, the page that says what the
 vendor does, and how that is known.
 """
