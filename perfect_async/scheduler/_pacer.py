@@ -36,8 +36,8 @@ _KEPT_FOR_ENDS: Final = 4
 _MOST_KEPT: Final = 8
 """The requests that creations leave to early polls then: 4, or 8 if the cycle is twice as long."""
 _MOST_SPARED: Final = 2
-_SPARE: Final = 0.008
-"""The share of a window that is not reserved on a good network: 2 of 250."""
+_SPARE: Final = 0.016
+"""The share of a window that is not reserved on a good network: 4 of 250."""
 _LONGEST_PAUSE: Final = 30 * SECOND
 _DOUBT: Final = 2 * SECOND
 _LONGEST_DOUBT: Final = 120 * SECOND

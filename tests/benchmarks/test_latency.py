@@ -44,7 +44,7 @@ async def test_early_polls_leave_what_the_plan_needs() -> None:
     thirty = {"ai-smile": Durations.fixed(30.0)}
     assert 15 <= await polls(vendor(durations=thirty), 0)
     # The questions, a creation, the promises of 300 s and what is kept for tries: nothing is left.
-    assert 4 >= await polls(vendor(durations=thirty), 218)
+    assert 4 >= await polls(vendor(durations=thirty), 216)
 
 
 async def test_an_early_poll_keeps_nobody_waiting() -> None:

@@ -118,7 +118,7 @@ def test_nothing_new_on_a_plan_for_a_better_network() -> None:
 def test_the_reserve_follows_the_failures() -> None:
     """A few requests of a window are never reserved, more on a bad network, a quarter at most."""
     here = pacer()
-    assert 2 == here.reserve()
+    assert 4 == here.reserve()
     for _ in range(400):
         here.on_response(ev.Refused(POLL, NO, 502), 100_000, 0)
     assert 62 == here.reserve()
@@ -188,7 +188,7 @@ def test_refusals_are_no_bad_network() -> None:
         here.on_response(ev.Limited(POLL, NO), 1000, second * SECOND)
     here.replan(200 * SECOND)
     assert 8_800_000 == here.table.cycle * SLOT
-    assert 2 == here.reserve()
+    assert 4 == here.reserve()
 
 
 def refused(pacer: Pacer, own: int) -> None:
@@ -291,10 +291,10 @@ def test_the_last_request_of_a_second_is_used_if_retries_come_in_time() -> None:
 def test_requests_that_may_be_reserved() -> None:
     """All but the reserve may be reserved; under foreign use creations have fewer."""
     here = pacer()
-    assert (248, 248) == (here.reservable, here.limit(0))
+    assert (246, 246) == (here.reservable, here.limit(0))
     for now in (0, 2 * SECOND):
         here.on_response(ev.Limited(ev.Ask(1, 1), NO), 1000, now)
-    assert 248 == here.reservable
+    assert 246 == here.reservable
     assert here.limit(2 * SECOND) < 10
 
 
