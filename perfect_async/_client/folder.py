@@ -5,7 +5,6 @@ The command line uses it to look for results without a client and without a jour
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
@@ -19,7 +18,7 @@ import attrs
 from perfect_async._api.urls import picture_url
 from perfect_async._files import names
 from perfect_async._files.images import fitted, look_at_file
-from perfect_async._files.saving import AtomicFile, prepare_folder
+from perfect_async._files.saving import copy_file, prepare_folder
 from perfect_async._runtime.spec import name_identity
 from perfect_async.errors import PictureRefused, quoted
 from perfect_async.models import Job, Smile
@@ -27,7 +26,7 @@ from perfect_async.models import Job, Smile
 __all__ = [
     "DIGITS",
     "ResultName",
-    "copy_result",
+    "copy_file",
     "copy_target",
     "digits_of",
     "former_names",
@@ -42,8 +41,6 @@ __all__ = [
 
 DIGITS: Final = names.DIGITS
 """How many hex digits of a job's identity a file name has; former versions wrote 8."""
-
-_PIECE: Final = 1024 * 1024
 
 _RESULT: Final = re.compile(
     rf"(.+)-([0-9a-f]{{{DIGITS}}}|[0-9a-f]{{8}})(?:-([0-9]{{1,3}}))?"
@@ -150,23 +147,6 @@ def copy_target(job: Job, identity: str, result: Path, number: int) -> Path:
     """Return the path, beside `result`, of the result of a job whose picture is equal."""
     kind = result.suffix.removeprefix(".")
     return result.with_name(names.in_folder(names.stem(job), identity, kind, number or None))
-
-
-def copy_result(result: Path, target: Path) -> None:
-    """Copy a result to `target` in the same folder, which exists whole or not at all.
-
-    Raises `OSError`, also where another file is there, which stays.
-    """
-    part = AtomicFile(result.parent)
-    try:
-        with result.open("rb") as file:
-            while piece := file.read(_PIECE):
-                part.write(piece)
-        part.put(target)
-        if not part.is_at(target):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-    finally:
-        part.discard()
 
 
 def _digest(path: Path, job_type: type[Job], *, fit: bool) -> str | None:

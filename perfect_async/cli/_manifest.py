@@ -28,7 +28,7 @@ from perfect_async import Done
 from perfect_async._client.folder import (
     DIGITS,
     ResultName,
-    copy_result,
+    copy_file,
     copy_target,
     digits_of,
     former_names,
@@ -376,7 +376,7 @@ class Manifest:
         """Copy results of equal pictures for those whose own are gone. Raises `OSError`."""
         for digits, files, copies in plan.copies:
             for file, copy in zip(files, copies, strict=True):
-                copy_result(file, copy)
+                copy_file(file, copy)
             _append(self._path, _line(digits, [copy.name for copy in copies]))
 
     def rebuild(self) -> None:
