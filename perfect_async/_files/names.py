@@ -11,10 +11,10 @@ import os
 import re
 import unicodedata
 from pathlib import Path, PurePath
-from typing import Final
+from typing import Final, TypeGuard, cast
 from urllib.parse import unquote
 
-from perfect_async.models import BinaryFile, FileId, Job, PillowImage, Source
+from perfect_async.models import BinaryFile, FileId, Job, Source
 
 LONGEST: Final = 80
 """The most characters of a whole file name, with its suffix."""
@@ -83,26 +83,27 @@ def stem(job: Job) -> str:
     match job.source:
         case FileId():
             return "file"
-        case bytes() | bytearray() | memoryview() | PillowImage():
-            return FALLBACK
-        case BinaryFile():
-            # The name of a file that was opened by its descriptor is a number.
-            name: object = getattr(job.source, "name", None)
-            return PurePath(name).stem if isinstance(name, str) else FALLBACK
         case str() if is_url(job.source):
             path = re.split(r"[?#]", job.source.partition("://")[2], maxsplit=1)[0]
             return PurePath(unquote(path.partition("/")[2].rpartition("/")[2])).stem
-        case _:
-            return PurePath(os.fsdecode(job.source)).stem
+        case source:
+            name = file_name(source)
+            return FALLBACK if name is None else PurePath(name).stem
+
+
+def means_file(source: object) -> TypeGuard[str | os.PathLike[str]]:
+    """Return whether `source` is the path of a file; a path object is one even if it has `read`."""
+    return isinstance(source, os.PathLike) or (isinstance(source, str) and not is_url(source))
 
 
 def file_name(source: Source) -> str | None:
     """Return the path of the file that `source` is read from, or None if it has none."""
-    if isinstance(source, BinaryFile):
-        name: object = getattr(source, "name", None)
-        return name if isinstance(name, str) else None
-    if isinstance(source, str | os.PathLike) and not is_url(source):
+    if means_file(source):
         return os.fsdecode(source)
+    name: object = getattr(source, "name", None) if isinstance(source, BinaryFile) else None
+    if isinstance(name, str | bytes | os.PathLike):
+        return os.fsdecode(cast("str | bytes | os.PathLike[str]", name))
+    # The name of a file that was opened by its descriptor is a number.
     return None
 
 
