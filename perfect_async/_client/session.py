@@ -365,7 +365,13 @@ class ClientSession:
             return options
         # Absolute, since this process may change its folder, and another one may resume the job.
         given = options.save_to
-        folder: str = await in_thread(partial(os.path.abspath, given))
+        try:
+            folder: str = await in_thread(partial(os.path.abspath, given))
+        except OSError as exc:
+            raise ConfigurationError(
+                f"save_to is {quoted(given)}, which starts from the working folder, which was "
+                "removed; pass an absolute path."
+            ) from exc
         if not given.endswith((os.sep, os.altsep or os.sep)) and await in_thread(
             partial(is_new_file, Path(folder))
         ):

@@ -399,12 +399,20 @@ def _unreadable(path: str, name: str, exc: OSError) -> PictureRefused:
     elif missing:
         advice = "correct the path"
         if not Path(path).is_absolute():
-            advice = f"correct the path, which starts from the working folder {quoted(Path.cwd())}"
+            advice = _advice_for_relative()
     return PictureRefused(
         f"{name} cannot be read: {exc.strerror or type(exc).__name__}.",
         reason="missing" if missing else "unreadable",
         advice=advice,
     )
+
+
+def _advice_for_relative() -> str:
+    try:
+        folder = Path.cwd()
+    except OSError:
+        return "the path starts from the working folder, which was removed: pass an absolute path"
+    return f"correct the path, which starts from the working folder {quoted(folder)}"
 
 
 def _look(
