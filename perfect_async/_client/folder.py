@@ -31,6 +31,7 @@ __all__ = [
     "digits_of",
     "former_names",
     "former_stem",
+    "is_named_after",
     "job_identity",
     "look_at",
     "numbers_of",
@@ -47,6 +48,7 @@ _RESULT: Final = re.compile(
     rf"\.(?:{'|'.join(names.RESULT_KINDS)})",
     re.DOTALL,
 )
+_TOKEN: Final = re.compile(r"-([0-9a-f]{8})\Z")
 
 
 @attrs.frozen
@@ -89,15 +91,23 @@ def former_names(job: Job, identity: str, number: int) -> list[str]:
 
 def former_stem(picture: Path) -> str:
     """Return the text before the digits in a former version's file names for a picture."""
-    found = ResultName.parse(names.in_folder_formerly(picture.stem, "0" * 64, "jpg"))
-    return "" if found is None else found.stem
+    return names.clean_stem_formerly(picture.stem)
 
 
 def result_stem(picture: Path | str) -> str:
     """Return the text before the digits in the file names for a picture at a path or URL."""
-    name = names.in_folder(names.stem(Smile(picture)), "0" * 64, "jpg")
-    found = ResultName.parse(name)
-    return "" if found is None else found.stem
+    return names.clean_stem(names.stem(Smile(picture)))
+
+
+def is_named_after(result: str, job: Job) -> bool:
+    """Return whether a file has a name that results of a job with this source have."""
+    parts = ResultName.parse(result)
+    if parts is None:
+        return False
+    # A result beside an older one has a token in its name.
+    token = _TOKEN.search(parts.stem)
+    tokens = [None] if token is None else [None, token[1]]
+    return parts.stem in {names.clean_stem(names.stem(job), each) for each in tokens}
 
 
 def look_at(path: Path | str, job_type: type[Job]) -> str | None:

@@ -159,10 +159,14 @@ def in_folder(
     digits. `number` counts from 1 if a job has several pictures. `token`, of 8 hex digits, is put
     before the identity in the names of another result of the same job.
     """
-    end = f"-{identity[:DIGITS]}" if token is None else f"-{token}-{identity[:DIGITS]}"
-    tail = len(end) + _LONGEST_END
-    name = clean_letters(stem, LONGEST - tail, _LONGEST_IN_BYTES - tail)
-    return f"{name}{end}{_end(kind, number)}"
+    return f"{clean_stem(stem, token)}-{identity[:DIGITS]}{_end(kind, number)}"
+
+
+def clean_stem(stem: str, token: str | None = None) -> str:
+    """Return the part of a name of `in_folder` before the identity, with the token if given."""
+    end = "" if token is None else f"-{token}"
+    tail = len(end) + len("-") + DIGITS + _LONGEST_END
+    return clean_letters(stem, LONGEST - tail, _LONGEST_IN_BYTES - tail) + end
 
 
 def in_folder_formerly(stem: str, identity: str, kind: str, number: int | None = None) -> str:
@@ -170,8 +174,12 @@ def in_folder_formerly(stem: str, identity: str, kind: str, number: int | None =
 
     Different jobs may have had the same name.
     """
-    name = clean(stem, LONGEST - len("-") - _FORMER_DIGITS - _LONGEST_END)
-    return f"{name}-{identity[:_FORMER_DIGITS]}{_end(kind, number)}"
+    return f"{clean_stem_formerly(stem)}-{identity[:_FORMER_DIGITS]}{_end(kind, number)}"
+
+
+def clean_stem_formerly(stem: str) -> str:
+    """Return the part of a name of `in_folder_formerly` before the identity."""
+    return clean(stem, LONGEST - len("-") - _FORMER_DIGITS - _LONGEST_END)
 
 
 def _end(kind: str, number: int | None) -> str:
