@@ -29,7 +29,7 @@ DEVICE = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)
 def named(name: object) -> io.BytesIO:
     """Return a binary file that was opened by this name."""
     file = io.BytesIO()
-    file.name = name  # type: ignore[attr-defined]
+    file.name = name
     return file
 
 
