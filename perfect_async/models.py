@@ -112,6 +112,9 @@ def _shown(source: Source) -> str:
             return f"<{source.nbytes} bytes>"
         case str():
             return repr(shown_source(source))
+        case PathLike():
+            # It is read by its path, even if it has `read`.
+            return repr(source)
         case PillowImage():
             return f"<{source.size[0]} x {source.size[1]} px, {source.mode}>"
         case BinaryFile():

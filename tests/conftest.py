@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -131,3 +132,14 @@ def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PERFECT_ASYNC_STATE", str(folder))
         yield folder
+
+
+@pytest.fixture
+def no_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove the working folder, as another program may do at any moment."""
+    if sys.platform == "win32":
+        pytest.skip("Windows removes no folder that is in use")
+    folder = tmp_path / "working"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()

@@ -66,22 +66,25 @@ _EARLIEST: Final = 5 * SECOND
 # In milliseconds (1973). A smaller number is a time in seconds, so the row is not understood.
 _FIRST_TIME: Final = 10**11
 
-# Published actions (contract: History), spelled like `Movement.action`: actions that are not of
-# tasks, and actions of features that have no class in this package.
-_NO_TASKS: Final = frozenset(
+_PUBLISHED_WITHOUT_TASK: Final = frozenset(
     {
         *("trial-gift-text-to-image", "sign-up-gift", "subscription-credits", "subscriber-gift"),
         *("permanent-credits", "compensation-from-customer-service", "renew", "expire"),
     }
 )
-_OTHER_FEATURES: Final = frozenset(
+"""The published actions that belong to no task, such as purchases (contract: History).
+
+Spelled like `Movement.action`, as those below.
+"""
+_PUBLISHED_OF_TASKS: Final = frozenset(
     {
         *("photo-enhance", "object-removal", "background-removal", "colorize", "text-to-image"),
         *("hair-style", "blur-background", "change-background", "wig"),
     }
 )
-# Features that none of the published actions names (contract: History).
-_UNPUBLISHED: Final = frozenset({"ai-smile", "ai-avatar", "ai-studio"})
+"""The published actions of tasks. The features that they stand for have no class here."""
+_UNPUBLISHED_FEATURES: Final = frozenset({"ai-smile", "ai-avatar", "ai-studio"})
+"""Features whose action is not published, so that none of the published actions is theirs."""
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -118,7 +121,7 @@ def read_history(reply: Response) -> tuple[tuple[Movement | None, ...], str | No
     found = tuple(
         _movement(row, action)
         for row, action in zip(rows, actions, strict=True)
-        if action.removeprefix("api-") not in _NO_TASKS
+        if action.removeprefix("api-") not in _PUBLISHED_WITHOUT_TASK
     )
     return found, read(reply, Page, "result").next_token or None
 
@@ -197,9 +200,9 @@ class HistorySearch:
         # Actions spell the separators of a path as hyphens.
         self._feature = re.sub(r"[\W_]+", "-", feature.partition("@")[0])
         self._features = (*features, self._feature)
-        # The paths of the features behind the published actions are not documented, so any of them
-        # may be the action of another feature, whether it has a class here or not.
-        self._known = feature in _UNPUBLISHED
+        # It is not documented which feature each published action stands for, so it may stand for
+        # any feature but these.
+        self._is_unpublished = feature in _UNPUBLISHED_FEATURES
         self._sent = sent
         self._since = sent - SKEW
         self._near = sent - NEAR + SKEW
@@ -251,8 +254,8 @@ class HistorySearch:
         # If one name contains another, the action means the longer one.
         meant = [name for name in named if not any(name in other != name for other in named)]
         if not meant:
-            other = self._known and action.removeprefix("api-") in _OTHER_FEATURES
-            return None if other else False
+            published = action.removeprefix("api-") in _PUBLISHED_OF_TASKS
+            return None if published and self._is_unpublished else False
         return True if self._feature in meant else None
 
     def candidates(self, known: Callable[[str], bool]) -> tuple[str, ...]:

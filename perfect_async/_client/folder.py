@@ -5,7 +5,6 @@ The command line uses it to look for results without a client and without a jour
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
@@ -19,7 +18,7 @@ import attrs
 from perfect_async._api.urls import picture_url
 from perfect_async._files import names
 from perfect_async._files.images import fitted, look_at_file
-from perfect_async._files.saving import AtomicFile, prepare_folder
+from perfect_async._files.saving import copy_file, prepare_folder
 from perfect_async._runtime.spec import name_identity
 from perfect_async.errors import PictureRefused, quoted
 from perfect_async.models import Job, Smile
@@ -27,11 +26,12 @@ from perfect_async.models import Job, Smile
 __all__ = [
     "DIGITS",
     "ResultName",
-    "copy_result",
+    "copy_file",
     "copy_target",
     "digits_of",
     "former_names",
     "former_stem",
+    "is_named_after",
     "job_identity",
     "look_at",
     "numbers_of",
@@ -43,13 +43,12 @@ __all__ = [
 DIGITS: Final = names.DIGITS
 """How many hex digits of a job's identity a file name has; former versions wrote 8."""
 
-_PIECE: Final = 1024 * 1024
-
 _RESULT: Final = re.compile(
     rf"(.+)-([0-9a-f]{{{DIGITS}}}|[0-9a-f]{{8}})(?:-([0-9]{{1,3}}))?"
     rf"\.(?:{'|'.join(names.RESULT_KINDS)})",
     re.DOTALL,
 )
+_TOKEN: Final = re.compile(r"-([0-9a-f]{8})\Z")
 
 
 @attrs.frozen
@@ -92,15 +91,23 @@ def former_names(job: Job, identity: str, number: int) -> list[str]:
 
 def former_stem(picture: Path) -> str:
     """Return the text before the digits in a former version's file names for a picture."""
-    found = ResultName.parse(names.in_folder_formerly(picture.stem, "0" * 64, "jpg"))
-    return "" if found is None else found.stem
+    return names.clean_stem_formerly(picture.stem)
 
 
 def result_stem(picture: Path | str) -> str:
     """Return the text before the digits in the file names for a picture at a path or URL."""
-    name = names.in_folder(names.stem(Smile(picture)), "0" * 64, "jpg")
-    found = ResultName.parse(name)
-    return "" if found is None else found.stem
+    return names.clean_stem(names.stem(Smile(picture)))
+
+
+def is_named_after(result: str, job: Job) -> bool:
+    """Return whether a file has a name that results of a job with this source have."""
+    parts = ResultName.parse(result)
+    if parts is None:
+        return False
+    # A result beside an older one has a token in its name.
+    token = _TOKEN.search(parts.stem)
+    tokens = [None] if token is None else [None, token[1]]
+    return parts.stem in {names.clean_stem(names.stem(job), each) for each in tokens}
 
 
 def look_at(path: Path | str, job_type: type[Job]) -> str | None:
@@ -150,23 +157,6 @@ def copy_target(job: Job, identity: str, result: Path, number: int) -> Path:
     """Return the path, beside `result`, of the result of a job whose picture is equal."""
     kind = result.suffix.removeprefix(".")
     return result.with_name(names.in_folder(names.stem(job), identity, kind, number or None))
-
-
-def copy_result(result: Path, target: Path) -> None:
-    """Copy a result to `target` in the same folder, which exists whole or not at all.
-
-    Raises `OSError`, also where another file is there, which stays.
-    """
-    part = AtomicFile(result.parent)
-    try:
-        with result.open("rb") as file:
-            while piece := file.read(_PIECE):
-                part.write(piece)
-        part.put(target)
-        if not part.is_at(target):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-    finally:
-        part.discard()
 
 
 def _digest(path: Path, job_type: type[Job], *, fit: bool) -> str | None:

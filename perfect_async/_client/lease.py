@@ -164,18 +164,9 @@ class LeaseMeasurement:
     async def _source(self, prepared: InputSpec) -> FileId | str:
         if prepared.source is not None:
             return prepared.source
-        picture = prepared.picture
-        if picture is None:
+        if prepared.picture is None:
             raise AssertionError(prepared)
-        reply = await self._session.ask(tasks.registration([picture.facts], None))
-        event = tasks.read_registration(ev.Register(0, (0,), None), reply)
-        if not isinstance(event, ev.Registered):
-            raise _error_of(event)
-        [grant] = event.grants
-        channel = self._session.channel
-        within = channel.timeouts.video if picture.is_video else None
-        await channel.transport.upload(grant, picture.chunks, within=within)
-        return FileId(grant.file_id)
+        return await self._session.upload_picture(prepared.picture, self._job.feature)
 
     async def _runs(self, task_id: str) -> bool | None:
         """Return whether the task runs: None if it has succeeded, False if it is lost."""

@@ -169,7 +169,7 @@ class BatchRecord:
             record.number,
             source,
             record.state,
-            Path(source).absolute() if is_file else None,
+            _absolute(source) if is_file else None,
             record.feature,
             {name: str(value) for name, value in record.details},
             record.task_id,
@@ -191,6 +191,14 @@ class BatchRecord:
             request.outcome,
             request.in_window,
         )
+
+
+def _absolute(path: str) -> Path | None:
+    """Return `path` as an absolute path; None if the working folder, where it starts, is gone."""
+    try:
+        return Path(path).absolute()
+    except OSError:
+        return None
 
 
 def _live(number: int, job: Job, handle: JobHandle) -> JobRecord:

@@ -250,6 +250,27 @@ class _Downloads:
                 await in_thread(part.discard)
 
 
+class Answer:
+    """The files and the answer of a finished task, once the vendor was asked for them again."""
+
+    __slots__ = ("_found", "_lock")
+
+    def __init__(self) -> None:
+        self._found: tuple[tuple[ResultImage, ...], object] | None = None
+        self._lock: anyio.Lock | None = None
+
+    async def get(
+        self, ask: Callable[[], Awaitable[tuple[tuple[ResultImage, ...], object]]]
+    ) -> tuple[tuple[ResultImage, ...], object]:
+        """Return the answer of the first `ask` that succeeds."""
+        # Made in the loop that uses it; few results need it.
+        self._lock = self._lock or anyio.Lock()
+        async with self._lock:
+            if self._found is None:
+                self._found = await ask()
+            return self._found
+
+
 @attrs.frozen(eq=False, repr=False)
 class Result(Value):
     """The pictures of one finished task, in the vendor's order.
@@ -290,6 +311,10 @@ class Result(Value):
     _identity: str = attrs.field(alias="identity", kw_only=True, repr=False, eq=False)
     _session: ClientSession = attrs.field(alias="session", kw_only=True, repr=False, eq=False)
     raw: object = attrs.field(default=None, kw_only=True, repr=False, eq=False)
+    # Copies of a result share it, so that none of them asks again.
+    _answer: Answer = attrs.field(
+        factory=Answer, alias="answer", kw_only=True, repr=False, eq=False
+    )
 
     @property
     def priced(self) -> bool:
@@ -366,11 +391,12 @@ class Result(Value):
     async def _known(self) -> Result:
         """Return the result with the vendor's answer, if that is needed to know its files.
 
-        The answer is missing if a former process saved the files; it costs one request.
+        The answer is missing if a former process saved the files; it costs one request, once.
         """
         if self._pictures_only or self.raw is not None:
             return self
-        images, raw = await self._session.answer(self._feature, self.task_id)
+        ask = partial(self._session.answer, self._feature, self.task_id)
+        images, raw = await self._answer.get(ask)
         return attrs.evolve(self, images=images, raw=raw)
 
     async def _save_all(self, path: str) -> list[Path]:

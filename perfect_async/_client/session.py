@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 _NOT_FOUND: Final = 404
 _UPLOAD_PAUSES: Final = (0.5, 2.0)
-"""Seconds before the second and third try of `ClientSession.upload`."""
+"""Seconds before the second and third try of `ClientSession.upload_picture`."""
 _URL_LIFETIME: Final = timedelta(seconds=7200)
 """How long a result URL can be downloaded (contract: Download the result)."""
 
@@ -365,7 +365,13 @@ class ClientSession:
             return options
         # Absolute, since this process may change its folder, and another one may resume the job.
         given = options.save_to
-        folder: str = await in_thread(partial(os.path.abspath, given))
+        try:
+            folder: str = await in_thread(partial(os.path.abspath, given))
+        except OSError as exc:
+            raise ConfigurationError(
+                f"save_to is {quoted(given)}, which starts from the working folder, which was "
+                "removed; pass an absolute path."
+            ) from exc
         if not given.endswith((os.sep, os.altsep or os.sep)) and await in_thread(
             partial(is_new_file, Path(folder))
         ):
@@ -599,22 +605,28 @@ class ClientSession:
                 "a URL cannot be uploaded, since the vendor fetches it itself: pass the URL to the "
                 "job."
             )
+        return await self.upload_picture(picture)
+
+    async def upload_picture(self, picture: ImageFile, feature: str = Smile.feature) -> FileId:
+        """Register and upload `picture` outside of a job, and return its id. Raises a failure.
+
+        It is registered for `feature` if the vendor has no path for all features.
+        """
         for pause in _UPLOAD_PAUSES:
             try:
-                return await self._upload(picture)
+                return await self._upload(picture, feature)
             except ServiceUnavailable:
                 # Registering and uploading cost no units, so both are tried again.
                 await anyio.sleep(pause)
-        return await self._upload(picture)
+        return await self._upload(picture, feature)
 
-    async def _upload(self, picture: ImageFile) -> FileId:
+    async def _upload(self, picture: ImageFile, feature: str) -> FileId:
         try:
             reply = await self.ask(tasks.registration([picture.facts], None))
         except RequestRefused as exc:
             if exc.status != _NOT_FOUND:
                 raise
-            # If the vendor has no common path, each feature has one of its own.
-            reply = await self.ask(tasks.registration([picture.facts], Smile.feature))
+            reply = await self.ask(tasks.registration([picture.facts], feature))
         match tasks.read_registration(ev.Register(0, (0,), None), reply):
             case ev.Registered(grants=(grant,)):
                 channel = self.channel

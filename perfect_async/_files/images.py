@@ -24,7 +24,7 @@ from anyio.lowlevel import RunVar
 
 from perfect_async._api.tasks import FileFacts
 from perfect_async._api.urls import picture_url
-from perfect_async._files.names import FALLBACK, LONGEST, clean, is_url
+from perfect_async._files.names import FALLBACK, LONGEST, clean, is_url, means_file
 from perfect_async._files.sources import name_of, read_file
 from perfect_async._files.threads import in_thread, is_passing
 from perfect_async._value import Value
@@ -193,7 +193,7 @@ async def inspect(
         case bytearray() | memoryview():
             # Copied at once: the program may reuse its buffer.
             look = partial(_look_at_bytes, bytes(source))
-        case str() | os.PathLike():
+        case _ if means_file(source):
             look = partial(look_at_file, os.fsdecode(source))
         case PillowImage():
             look = partial(_look_at_image, source)
@@ -399,12 +399,20 @@ def _unreadable(path: str, name: str, exc: OSError) -> PictureRefused:
     elif missing:
         advice = "correct the path"
         if not Path(path).is_absolute():
-            advice = f"correct the path, which starts from the working folder {quoted(Path.cwd())}"
+            advice = _advice_for_relative()
     return PictureRefused(
         f"{name} cannot be read: {exc.strerror or type(exc).__name__}.",
         reason="missing" if missing else "unreadable",
         advice=advice,
     )
+
+
+def _advice_for_relative() -> str:
+    try:
+        folder = Path.cwd()
+    except OSError:
+        return "the path starts from the working folder, which was removed: pass an absolute path"
+    return f"correct the path, which starts from the working folder {quoted(folder)}"
 
 
 def _look(

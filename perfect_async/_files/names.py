@@ -11,10 +11,10 @@ import os
 import re
 import unicodedata
 from pathlib import Path, PurePath
-from typing import Final
+from typing import Final, TypeGuard, cast
 from urllib.parse import unquote
 
-from perfect_async.models import BinaryFile, FileId, Job, PillowImage, Source
+from perfect_async.models import BinaryFile, FileId, Job, Source
 
 LONGEST: Final = 80
 """The most characters of a whole file name, with its suffix."""
@@ -83,26 +83,27 @@ def stem(job: Job) -> str:
     match job.source:
         case FileId():
             return "file"
-        case bytes() | bytearray() | memoryview() | PillowImage():
-            return FALLBACK
-        case BinaryFile():
-            # The name of a file that was opened by its descriptor is a number.
-            name: object = getattr(job.source, "name", None)
-            return PurePath(name).stem if isinstance(name, str) else FALLBACK
         case str() if is_url(job.source):
             path = re.split(r"[?#]", job.source.partition("://")[2], maxsplit=1)[0]
             return PurePath(unquote(path.partition("/")[2].rpartition("/")[2])).stem
-        case _:
-            return PurePath(os.fsdecode(job.source)).stem
+        case source:
+            name = file_name(source)
+            return FALLBACK if name is None else PurePath(name).stem
+
+
+def means_file(source: object) -> TypeGuard[str | os.PathLike[str]]:
+    """Return whether `source` is the path of a file; a path object is one even if it has `read`."""
+    return isinstance(source, os.PathLike) or (isinstance(source, str) and not is_url(source))
 
 
 def file_name(source: Source) -> str | None:
     """Return the path of the file that `source` is read from, or None if it has none."""
-    if isinstance(source, BinaryFile):
-        name: object = getattr(source, "name", None)
-        return name if isinstance(name, str) else None
-    if isinstance(source, str | os.PathLike) and not is_url(source):
+    if means_file(source):
         return os.fsdecode(source)
+    name: object = getattr(source, "name", None) if isinstance(source, BinaryFile) else None
+    if isinstance(name, str | bytes | os.PathLike):
+        return os.fsdecode(cast("str | bytes | os.PathLike[str]", name))
+    # The name of a file that was opened by its descriptor is a number.
     return None
 
 
@@ -158,10 +159,14 @@ def in_folder(
     digits. `number` counts from 1 if a job has several pictures. `token`, of 8 hex digits, is put
     before the identity in the names of another result of the same job.
     """
-    end = f"-{identity[:DIGITS]}" if token is None else f"-{token}-{identity[:DIGITS]}"
-    tail = len(end) + _LONGEST_END
-    name = clean_letters(stem, LONGEST - tail, _LONGEST_IN_BYTES - tail)
-    return f"{name}{end}{_end(kind, number)}"
+    return f"{clean_stem(stem, token)}-{identity[:DIGITS]}{_end(kind, number)}"
+
+
+def clean_stem(stem: str, token: str | None = None) -> str:
+    """Return the part of a name of `in_folder` before the identity, with the token if given."""
+    end = "" if token is None else f"-{token}"
+    tail = len(end) + len("-") + DIGITS + _LONGEST_END
+    return clean_letters(stem, LONGEST - tail, _LONGEST_IN_BYTES - tail) + end
 
 
 def in_folder_formerly(stem: str, identity: str, kind: str, number: int | None = None) -> str:
@@ -169,8 +174,12 @@ def in_folder_formerly(stem: str, identity: str, kind: str, number: int | None =
 
     Different jobs may have had the same name.
     """
-    name = clean(stem, LONGEST - len("-") - _FORMER_DIGITS - _LONGEST_END)
-    return f"{name}-{identity[:_FORMER_DIGITS]}{_end(kind, number)}"
+    return f"{clean_stem_formerly(stem)}-{identity[:_FORMER_DIGITS]}{_end(kind, number)}"
+
+
+def clean_stem_formerly(stem: str) -> str:
+    """Return the part of a name of `in_folder_formerly` before the identity."""
+    return clean(stem, LONGEST - len("-") - _FORMER_DIGITS - _LONGEST_END)
 
 
 def _end(kind: str, number: int | None) -> str:

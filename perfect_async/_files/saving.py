@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import cache
 from io import FileIO
 from pathlib import Path
-from typing import Final, TypeGuard
+from typing import Final, TypeGuard, TypeVar
 
 import attrs
 
@@ -27,6 +27,10 @@ from perfect_async.errors import ConfigurationError, quoted
 if sys.platform != "win32":
     import fcntl
 
+T = TypeVar("T")
+
+_PIECE: Final = 1024 * 1024
+"""Bytes of a copied file that are in memory at once."""
 _SEPARATORS: Final = re.compile("[" + re.escape(os.sep + (os.altsep or "")) + "]")
 _PART: Final = re.compile(r"\.[0-9a-f]{16}\.part")
 _PROBE: Final = 1024 * 1024
@@ -168,6 +172,35 @@ class AtomicFile:
                 self._file.close()
             with contextlib.suppress(OSError):
                 self._path.unlink()
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file to `target`, which exists whole or not at all.
+
+    Raises `OSError`, also if `target` is another file or a link to one, which stays as it is.
+    """
+
+    def put(part: AtomicFile) -> None:
+        part.put(target)
+        if not part.is_at(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+
+    copy_part(source, target.parent, put)
+
+
+def copy_part(source: Path, folder: Path, put: Callable[[AtomicFile], T]) -> T:
+    """Copy a file to a new part in `folder`, and return what `put` makes of it.
+
+    Raises `OSError`.
+    """
+    part = AtomicFile(folder)
+    try:
+        with source.open("rb") as file:
+            while piece := file.read(_PIECE):
+                part.write(piece)
+        return put(part)
+    finally:
+        part.discard()
 
 
 def _create(path: Path) -> FileIO:

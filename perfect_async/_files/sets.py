@@ -12,15 +12,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import attrs
 
 from perfect_async._files import names
-from perfect_async._files.saving import AtomicFile
+from perfect_async._files.saving import AtomicFile, copy_part
 from perfect_async._files.threads import in_thread
-
-_PIECE: Final = 1024 * 1024
 
 Put: TypeAlias = Callable[[int, AtomicFile, str], Path]
 """Gives a written picture its name, by index and type, and returns its path; blocks."""
@@ -110,14 +108,8 @@ async def copy_files(
 
 
 def _copy(source: Path, folder: Path, put: Callable[[AtomicFile, str], Path]) -> Path:
-    part = AtomicFile(folder)
-    try:
-        with source.open("rb") as file:
-            while piece := file.read(_PIECE):
-                part.write(piece)
-        return put(part, names.SUFFIXES.get(source.suffix.lower(), names.RESULT_KINDS[0]))
-    finally:
-        part.discard()
+    kind = names.SUFFIXES.get(source.suffix.lower(), names.RESULT_KINDS[0])
+    return copy_part(source, folder, lambda part: put(part, kind))
 
 
 def _sorted(order: Sequence[int], paths: Sequence[Path]) -> list[Path]:

@@ -9,16 +9,11 @@ from inspect import iscoroutine
 from pathlib import PurePath
 from typing import Final, cast
 
+from perfect_async._files.names import file_name
 from perfect_async.errors import PictureRefused, quoted
 from perfect_async.models import BinaryFile, PillowImage, Source
 
 _PIECE: Final = 1024 * 1024
-
-
-def file_name(source: Source) -> str | None:
-    """Return the name of a binary file, or None if it has none."""
-    name: object = getattr(source, "name", None) if isinstance(source, BinaryFile) else None
-    return PurePath(name).name if isinstance(name, str) else None
 
 
 def name_of(source: Source) -> str:
@@ -28,7 +23,9 @@ def name_of(source: Source) -> str:
             return f"the image of {source.size[0]} x {source.size[1]} px"
         case BinaryFile():
             found = file_name(source)
-            return "the file object" if found is None else f"the file object {quoted(found)}"
+            if found is None:
+                return "the file object"
+            return f"the file object {quoted(PurePath(found).name)}"
         case _:
             return "the picture"
 

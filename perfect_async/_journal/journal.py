@@ -198,12 +198,12 @@ class JobJournal:
         # Jobs that have ended but were not reported: done jobs by identity, all jobs by number.
         self._done: dict[str, int] = {}
         self._unreported: dict[int, str] = {}
-        self._numbers = {
+        # Jobs of the former process by identity; it keeps those that were resumed.
+        self._former_numbers = {
             snapshot.stored.identity: number
             for number, snapshot in self.recoverable.items()
             if snapshot.stored.sure
         }
-        self._former_numbers = dict(self._numbers)
 
     def enter(self, stored: StoredJob) -> JobEntry:
         """Record a new job."""
@@ -218,14 +218,11 @@ class JobJournal:
 
     def take(self, number: int) -> JobSnapshot | None:
         """Take job `number` of the former process, unless it was resumed already."""
-        snapshot = self.recoverable.pop(number, None)
-        if snapshot is not None and self._numbers.get(snapshot.stored.identity) == number:
-            del self._numbers[snapshot.stored.identity]
-        return snapshot
+        return self.recoverable.pop(number, None)
 
     def find_equal(self, identity: str) -> JobSnapshot | None:
         """Return the equal job of the former process, unless it was resumed already."""
-        return self.recoverable.get(self._numbers.get(identity, 0))
+        return self.recoverable.get(self._former_numbers.get(identity, 0))
 
     def former_source(self, identity: str) -> StoredJob | None:
         """Return the equal job of the former process if it is not over and did not fail."""

@@ -523,7 +523,13 @@ def _absolute(path: object) -> str:
         given = os.fspath(cast("str | os.PathLike[str]", path))
     if not isinstance(given, str) or not given or "\0" in given:
         raise JournalError(f"The journal's path is {shown}; it must name a file.")
-    return str(Path(given).absolute())
+    try:
+        return str(Path(given).absolute())
+    except OSError as exc:
+        raise JournalError(
+            f"The journal's path is {shown}, which starts from the working folder, which was "
+            "removed; pass an absolute path."
+        ) from exc
 
 
 def _make_file(path: str) -> None:

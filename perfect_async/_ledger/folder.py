@@ -68,11 +68,16 @@ _TOO_MANY_OPEN: Final = frozenset({errno.EMFILE, errno.ENFILE})
 def default_folder() -> Path:
     """Return the folder of this user's ledgers: `PERFECT_ASYNC_STATE`, else the system's place.
 
-    Raises `LedgerUnavailable` if the user has no home folder.
+    Raises `LedgerUnavailable` if the user has no home folder, or the working folder was removed.
     """
     named = os.environ.get(STATE_VARIABLE)
     if named:
-        return Path(named).absolute()
+        try:
+            return Path(named).absolute()
+        except OSError as exc:
+            raise LedgerUnavailable(
+                f"{STATE_VARIABLE} is {quoted(named)}, and the working folder was removed"
+            ) from exc
     folder = platformdirs.user_state_path("perfect_async", appauthor=False)
     if not folder.is_absolute():
         # "~" is not replaced for a user that the system does not know, as in some containers.

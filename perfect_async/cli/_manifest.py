@@ -28,15 +28,15 @@ from perfect_async import Done
 from perfect_async._client.folder import (
     DIGITS,
     ResultName,
-    copy_result,
+    copy_file,
     copy_target,
     digits_of,
     former_names,
     former_stem,
+    is_named_after,
     job_identity,
     numbers_of,
     original_identity,
-    result_stem,
 )
 from perfect_async.cli._inputs import Picture
 from perfect_async.errors import ConfigurationError, JobRefused, quoted
@@ -317,7 +317,7 @@ class Manifest:
         return None if any(os.path.lexists(path) for path in copies) else copies
 
     def _found(self, job: Job, known_as: str, files: tuple[str, ...]) -> _Found:
-        return _Found(job, known_as, files, _is_named_after(files[0], job))
+        return _Found(job, known_as, files, is_named_after(files[0], job))
 
     def _find(self, job: Job, known_as: str) -> tuple[str, ...] | None:
         return self._find_digits(job, digits_of(known_as))
@@ -335,7 +335,7 @@ class Manifest:
             if sorted(numbered) == numbers_of(job) and self._are_there(files):
                 found.append(files)
         # Equal pictures are one job with a result each.
-        return next((files for files in found if _is_named_after(files[0], job)), None) or next(
+        return next((files for files in found if is_named_after(files[0], job)), None) or next(
             iter(found), None
         )
 
@@ -376,7 +376,7 @@ class Manifest:
         """Copy results of equal pictures for those whose own are gone. Raises `OSError`."""
         for digits, files, copies in plan.copies:
             for file, copy in zip(files, copies, strict=True):
-                copy_result(file, copy)
+                copy_file(file, copy)
             _append(self._path, _line(digits, [copy.name for copy in copies]))
 
     def rebuild(self) -> None:
@@ -475,17 +475,6 @@ def _as_it_is(job: Job, digest: str | None) -> str | None:
 def _as_sent(job: Job, as_it_is: str | None, *, fit: bool) -> str | None:
     """Return the identity of a job as it is sent."""
     return job_identity(job, fit=True) if fit and isinstance(job.source, Path) else as_it_is
-
-
-def _is_named_after(file: str, job: Job) -> bool:
-    """Return whether a result has the name that one of this job's source has."""
-    parts = ResultName.parse(file)
-    stem = result_stem(cast("Picture", job.source))
-    # A result beside an older one has 8 digits more.
-    return (
-        parts is not None
-        and re.fullmatch(rf"{re.escape(stem)}(-[0-9a-f]{{8}})?", parts.stem) is not None
-    )
 
 
 def _line(job: str, files: Iterable[str], original: str | None = None) -> bytes:

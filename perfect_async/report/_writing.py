@@ -27,8 +27,10 @@ def check_path(path: str | os.PathLike[str]) -> Path:
             f"a report's name must end in .html or .csv, and {quoted(text)} does not."
         )
     target = Path(text)
-    folder, problem = target.absolute().parent, None
-    if target.is_dir():
+    folder, problem = _folder(target), None
+    if folder is None:
+        problem = "the working folder was removed; pass an absolute path"
+    elif target.is_dir():
         problem = "it is a folder"
     elif not folder.is_dir():
         problem = f"there is no folder {quoted(target.parent)}"
@@ -39,6 +41,14 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     if target.suffix.lower() == ".html":
         _check_extra()
     return target
+
+
+def _folder(target: Path) -> Path | None:
+    """Return the absolute path of the folder of `target`; None if the working folder is gone."""
+    try:
+        return target.absolute().parent
+    except OSError:
+        return None
 
 
 def _check_extra() -> None:

@@ -107,18 +107,17 @@ def run(
     )
     if webhook_url is not None:
         sandbox.on_webhook_failure(_print_failure)
-    print(f"sandbox on {origin} (any Bearer key; Ctrl-C to stop)", file=sys.stderr)  # noqa: T201
-    print(  # noqa: T201
+    _print_line(f"sandbox on {origin} (any Bearer key; Ctrl-C to stop)")
+    _print_line(
         f"In another terminal: YOUCAM_BASE_URL={origin} YOUCAM_API_KEY=anything perfect-async "
-        "smile PICTURES",
-        file=sys.stderr,
+        "smile PICTURES"
     )
     try:
         # uvicorn shuts down normally and then raises the signal again.
         with _exit_on_sigterm(), contextlib.suppress(KeyboardInterrupt):
             asyncio.run(serve(sandbox, host, port))
     finally:
-        print(f"The sandbox's ledger: {sandbox.ledger}.", file=sys.stderr)  # noqa: T201
+        _print_line(f"The sandbox's ledger: {sandbox.ledger}.")
 
 
 @contextlib.contextmanager
@@ -144,10 +143,15 @@ def _print_failure(record: WebhookRecord, wait: float | None) -> None:
     if record.error is not None:
         why = f"failed: {record.error}"
     following = "it is not sent again" if wait is None else f"the next attempt is in {wait:g} s"
-    print(  # noqa: T201
-        f"webhook: attempt {record.attempt} for task {record.task_id[:16]}... {why}; {following}",
-        file=sys.stderr,
+    _print_line(
+        f"webhook: attempt {record.attempt} for task {record.task_id[:16]}... {why}; {following}"
     )
+
+
+def _print_line(text: str) -> None:
+    """Print one line on stderr at once, without characters that would steer a terminal."""
+    line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _faster(usual: Durations, speed: float, rng: random.Random) -> float:

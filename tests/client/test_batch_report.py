@@ -143,6 +143,16 @@ async def test_a_report_after_the_client_has_closed(tmp_path: Path) -> None:
         assert ["done"] * 3 == [row["outcome"] for row in csv.DictReader(file)]
 
 
+@pytest.mark.usefixtures("no_working_folder")
+async def test_a_report_needs_no_working_folder(tmp_path: Path) -> None:
+    """A source that was a relative path has no picture if the working folder was removed."""
+    async with client(vendor()) as c, c.batch([Smile("a.jpg")]) as batch:
+        await taken(batch)
+        report = await batch.report(tmp_path / "a.html")
+
+    assert [("a.jpg", None)] == [(job.source, job.picture) for job in report.jobs]
+
+
 async def test_no_secret_of_a_url_is_shown(tmp_path: Path) -> None:
     """A signed URL is shown without its query, and a password in it is never shown."""
     jobs = [Smile("https://me:s3cret@x.example/a.jpg?sig=s3cret")]

@@ -17,6 +17,7 @@ from perfect_async._client.folder import (
     digits_of,
     former_names,
     former_stem,
+    is_named_after,
     job_identity,
     look_at,
     numbers_of,
@@ -56,6 +57,33 @@ def test_former_names_have_eight_digits(stem: str, known_as: str, number: int) -
     expected = ResultName(former_stem(picture), known_as[:8], number)
     assert [expected] * len(names.RESULT_KINDS) == found
     assert expected.is_former
+
+
+@given(st.text(max_size=200), identities, st.sampled_from(names.RESULT_KINDS), numbers, tokens)
+def test_a_result_is_named_after_its_picture(
+    stem: str, known_as: str, kind: str, number: int, token: str | None
+) -> None:
+    """So is one beside an older one, however long the name of the picture is."""
+    picture = Path(f"/x/{stem.replace('/', '').replace(chr(0), '')}.jpg")
+    name = names.in_folder(picture.stem, known_as, kind, number or None, token=token)
+
+    assert is_named_after(name, Smile(picture))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"you-{'0' * 16}.jpg",
+        f"me-too-{'0' * 16}.jpg",
+        f"me-too-0a1b2c3d-{'0' * 16}.jpg",
+        f"me-0a1b2c3g-{'0' * 16}.jpg",
+        f"me-0A1B2C3D-{'0' * 16}.jpg",
+        "me.jpg",
+    ],
+)
+def test_a_result_of_another_picture(name: str) -> None:
+    """A name that the client would not give to a result of the picture is another picture's."""
+    assert not is_named_after(name, Smile("/x/me.jpg"))
 
 
 @pytest.mark.parametrize("name", ["me.jpg", "me-0123.jpg", f"me-{'0' * 16}.txt", f"{'0' * 16}.jpg"])

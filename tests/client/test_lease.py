@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+import httpx
 import pytest
 
 from perfect_async import (
@@ -23,7 +24,7 @@ from perfect_async import (
 from perfect_async._files.threads import in_thread
 from perfect_async._ledger.leases import LeaseFile, LeaseRecord
 from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
-from tests.support.sandboxed import FACE, KEY, STYLE, avatar, client, smiles, vendor
+from tests.support.sandboxed import FACE, KEY, STYLE, Between, avatar, client, smiles, vendor
 
 URL = "https://yce-api-01.makeupar.com"
 LONG = {"ai-avatar": Durations.fixed(150.0), "ai-smile": Durations.fixed(60.0)}
@@ -100,6 +101,41 @@ async def test_a_picture_of_this_machine_is_uploaded() -> None:
 
     assert [12.0] == [bracket.survived for bracket in found]
     assert 1 == sandbox.ledger.requests["upload"]
+
+
+async def test_an_upload_is_tried_again() -> None:
+    """A registration or an upload that fails costs nothing, so the measurement goes on."""
+    sandbox = make("flexible")
+    sandbox.script("file", "lose_502")
+    sandbox.script("upload", "drop")
+    job = type(avatar(1))(FACE, template_id=STYLE, output_count=1)
+
+    async with client(sandbox) as one:
+        found = [bracket async for bracket in one.measure_lease(job, (12.0,))]
+
+    assert [12.0] == [bracket.survived for bracket in found]
+    assert 1 == sandbox.ledger.units_charged
+
+
+async def test_a_vendor_without_the_common_path() -> None:
+    """A picture is then registered on the path of the job's own feature."""
+    sandbox = make("flexible")
+    paths: list[str] = []
+
+    async def missing(request: httpx.Request) -> httpx.Response | None:
+        if "/file" in request.url.path:
+            paths.append(request.url.path)
+        if request.url.path == "/s2s/v2.0/file":
+            return httpx.Response(404, json={"status": 404, "error_code": "NotFound"})
+        return None
+
+    job = type(avatar(1))(FACE, template_id=STYLE, output_count=1)
+    async with client(sandbox, transport=Between(sandbox.transport(), missing)) as one:
+        found = [bracket async for bracket in one.measure_lease(job, (12.0,))]
+
+    assert [12.0] == [bracket.survived for bracket in found]
+    assert ["/s2s/v2.0/file", "/s2s/v2.0/file/ai-avatar"] == paths
+    assert [] == sandbox.ledger.violations
 
 
 async def test_a_task_that_ends_during_a_gap_shows_nothing(state: Path) -> None:

@@ -5,9 +5,11 @@ import json
 import re
 from pathlib import Path
 
+import attrs
 import pytest
 
-from perfect_async import Done, Feature, Job
+from perfect_async import Done, Feature, Job, RequestRefused
+from perfect_async._client.results import Answer
 from tests.support.journaled import JournalHarness, resumed
 from tests.support.sandboxed import FACE
 
@@ -87,6 +89,52 @@ async def test_a_saved_feature_can_be_read_after_a_crash(
     pictures = [file.read_bytes() for file in again if file.suffix != ".json"]
     assert pictures == data
     assert 1 == harness.sandbox.ledger.requests["task"]
+
+
+@pytest.mark.parametrize("missing", [None, -1], ids=["whole", "a file missing"])
+async def test_a_saved_feature_asks_the_vendor_once(
+    tmp_path: Path, monkeypatch: MP, missing: int | None
+) -> None:
+    """However often its result is read and saved, also at once, the answer is asked for once."""
+    job, kinds = JOBS["json"]
+    harness = JournalHarness(tmp_path, monkeypatch)
+    files = await saved(harness, job)
+    if missing is not None:
+        files[missing].unlink()
+    before = harness.sandbox.ledger.requests["poll"]
+
+    async with harness.client() as c:
+        [outcome] = await resumed(c)
+        assert isinstance(outcome, Done), outcome
+        result = outcome.result
+        first, second = await asyncio.gather(result.read(), result.read())
+        again = await result.save(tmp_path / "again")
+        third = await result.read()
+
+    assert first == second == third
+    assert kinds == suffixes(again)
+    assert 1 == harness.sandbox.ledger.requests["poll"] - before
+
+
+async def test_a_saved_feature_asks_again_after_a_failure(tmp_path: Path, monkeypatch: MP) -> None:
+    """An answer that did not come, and a reader that left, do not count."""
+    job, _ = JOBS["json"]
+    harness = JournalHarness(tmp_path, monkeypatch)
+    await saved(harness, job)
+
+    async with harness.client() as c:
+        [outcome] = await resumed(c)
+        assert isinstance(outcome, Done), outcome
+        leaving = asyncio.ensure_future(outcome.result.read())
+        staying = asyncio.ensure_future(outcome.result.read())
+        await asyncio.sleep(0.05)
+        leaving.cancel()
+        assert 2 == len(await staying)
+        other = attrs.evolve(outcome.result, answer=Answer())
+        harness.sandbox.script("poll", (400, {"status": 400, "error": "Bad Request"}))
+        with pytest.raises(RequestRefused):
+            await other.read()
+        assert 2 == len(await other.read())
 
 
 @pytest.mark.parametrize("name", ["json", "zip", "tone"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import io
 import json
 import os
 import re
@@ -34,7 +35,8 @@ from perfect_async.errors import (
     ServiceUnavailable,
     TaskExpired,
 )
-from perfect_async.models import Smile
+from perfect_async.models import Smile, Source
+from tests.support.sources import ReadablePath
 from tests.support.virtual_time import hanging
 
 NOON = datetime(2026, 7, 1, 12, tzinfo=UTC)
@@ -353,16 +355,23 @@ class TestAtOnce:
         assert await one.save(out) == await one.save(out)
         assert {"me-0123abcd4567ffff.jpg"} == names(out)
 
-    @pytest.mark.parametrize("opened", [False, True])
+    @pytest.mark.parametrize("kind", ["path", "file", "file by a name in bytes", "path with read"])
     @pytest.mark.parametrize("given", ["selfie.png", "selfie.jpg"])
     async def test_the_source_of_the_job_is_not_replaced(
-        self, out: Path, given: str, *, opened: bool
+        self, out: Path, given: str, kind: str
     ) -> None:
         """A name whose suffix changes to that of the source, or the source itself, is refused."""
         source = out / "selfie.jpg"
         source.write_bytes(b"the only copy")
-        with source.open("rb") as file:
-            job = Smile(file if opened else source)
+        by_bytes = io.FileIO(os.fsencode(source))
+        with source.open("rb") as file, by_bytes:
+            sources: dict[str, Source] = {
+                "path": source,
+                "file": file,
+                "file by a name in bytes": by_bytes,
+                "path with read": ReadablePath(source),
+            }
+            job = Smile(sources[kind])
             found = attrs.evolve(result(FakeSession(a=JPG)), job=job, units=1.0)
 
             with pytest.raises(NotSaved, match=r"selfie\.jpg' is the job's own source") as caught:

@@ -381,6 +381,19 @@ async def test_a_relative_folder_is_made_absolute(tmp_path: Path, monkeypatch: M
     assert [tmp_path / "here"] == [path.parent for path in outcome.files]
 
 
+@pytest.mark.usefixtures("no_working_folder")
+async def test_a_relative_folder_needs_a_working_folder(tmp_path: Path) -> None:
+    """Nothing is bought if the working folder was removed; an absolute path still works."""
+    sandbox = vendor()
+    async with client(sandbox) as c:
+        with pytest.raises(ConfigurationError, match="working folder, which was removed"):
+            await c.run(job(1), save_to="here")
+        assert 0 == sandbox.ledger.units_charged
+        assert [tmp_path / "out"] == [
+            path.parent for path in (await c.run(job(1), save_to=tmp_path / "out")).files
+        ]
+
+
 async def test_equal_jobs_are_saved_to_both_folders(tmp_path: Path, monkeypatch: MP) -> None:
     """Equal jobs of two batches share one task."""
     harness = JournalHarness(tmp_path, monkeypatch)

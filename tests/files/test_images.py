@@ -928,6 +928,15 @@ async def test_each_reason_has_a_hint_of_its_own(source: object, mend: str) -> N
     assert "convert" not in caught.value.hint
 
 
+@pytest.mark.usefixtures("no_working_folder")
+async def test_a_removed_working_folder_has_a_hint_of_its_own() -> None:
+    """Trying again does not help, so the hint names what does."""
+    with pytest.raises(PictureRefused, match=r"'me\.jpg' cannot be read: No such file") as caught:
+        await inspect("me.jpg", Smile)
+    assert "the working folder, which was removed: pass an absolute path" in caught.value.hint
+    assert "later" not in caught.value.hint
+
+
 async def test_a_closed_file_has_a_hint_of_its_own() -> None:
     """A closed file must stay open until it is read."""
     file = io.BytesIO(b"x")

@@ -1,5 +1,6 @@
 """File names: stems of sources, and names that are safe to write."""
 
+import io
 import re
 import unicodedata
 from pathlib import Path, PurePosixPath
@@ -12,15 +13,25 @@ from perfect_async._files.names import (
     as_file,
     clean,
     clean_letters,
+    file_name,
     in_folder,
     in_folder_formerly,
     is_url,
     stem,
 )
 from perfect_async.models import FileId, Smile, Source
+from tests.support.sources import ReadablePath
 
 SAFE = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
 DEVICE = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)
+
+
+def named(name: object) -> io.BytesIO:
+    """Return a binary file that was opened by this name."""
+    file = io.BytesIO()
+    file.name = name
+    return file
+
 
 any_text = (
     st.text() | st.text(alphabet="conulCON123. -_é\u0301\0/\\\u202e人") | st.text(min_size=200)
@@ -223,6 +234,31 @@ def test_only_text_with_a_scheme_is_a_url(expected: bool, source: Source) -> Non
 def test_the_stem_comes_from_the_source(expected: str, source: Source) -> None:
     """The stem is the name of the source's file or the last segment of its URL."""
     assert expected == stem(Smile(source))
+
+
+@pytest.mark.parametrize(
+    ("expected", "source"),
+    [
+        ("photos/me.jpg", "photos/me.jpg"),
+        ("photos/me.jpg", Path("photos/me.jpg")),
+        ("photos/me.jpg", ReadablePath(Path("photos/me.jpg"))),
+        ("photos/me.jpg", named("photos/me.jpg")),
+        ("photos/me.jpg", named(b"photos/me.jpg")),
+        ("photos/me.jpg", named(Path("photos/me.jpg"))),
+        (None, named(3)),
+        (None, io.BytesIO()),
+        (None, b"photos/me.jpg"),
+        (None, FileId("photos/me.jpg")),
+        (None, "https://example.com/me.jpg"),
+    ],
+    ids=[
+        *("text", "path", "path with read", "file", "file by bytes", "file by a path"),
+        *("file by a descriptor", "file in memory", "bytes", "file id", "URL"),
+    ],
+)
+def test_the_file_of_a_source(expected: str | None, source: Source) -> None:
+    """A path and an open file stand for a file of that name; other sources stand for none."""
+    assert expected == file_name(source)
 
 
 @given(any_text)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from perfect_async._files import saving
-from perfect_async._files.saving import AtomicFile, prepare_folder, remove_stale_parts
+from perfect_async._files.saving import AtomicFile, copy_file, prepare_folder, remove_stale_parts
 
 PART = ".0123456789abcdef.part"
 MP = pytest.MonkeyPatch
@@ -143,6 +143,43 @@ def test_equal_bytes_count_as_saved(out: Path) -> None:
     other = written(out, b"date")
     assert not other.is_at(out / "a.jpg")
     other.discard()
+
+
+@pytest.mark.parametrize("taken", ["a file", "a link", "a folder"])
+def test_a_copy_replaces_no_file(out: Path, taken: str) -> None:
+    """What has the name of a copy stays as it is, and a link is not followed."""
+    (out / "source.jpg").write_bytes(b"data")
+    target, elsewhere = out / "copy.jpg", out / "elsewhere.jpg"
+    elsewhere.write_bytes(b"somebody's")
+    if taken == "a file":
+        target.write_bytes(b"somebody's")
+    elif taken == "a link":
+        target.symlink_to(elsewhere)
+    else:
+        target.mkdir()
+
+    with pytest.raises(FileExistsError, match=r"copy\.jpg"):
+        copy_file(out / "source.jpg", target)
+
+    assert {"source.jpg", "copy.jpg", "elsewhere.jpg"} == names(out)
+    assert b"somebody's" == elsewhere.read_bytes()
+    assert b"somebody's" == (elsewhere if taken == "a folder" else target).read_bytes()
+
+
+def test_a_copy_is_whole_or_missing(out: Path, monkeypatch: MP) -> None:
+    """A disk that fails leaves neither the copy nor a part of it; otherwise all bytes are there."""
+    source = out / "source.jpg"
+    source.write_bytes(bytes(range(256)) * 8192)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        with pytest.raises(PermissionError):
+            copy_file(source, out / "copy.jpg")
+    assert {"source.jpg"} == names(out)
+
+    copy_file(source, out / "copy.jpg")
+
+    assert source.read_bytes() == (out / "copy.jpg").read_bytes()
+    assert {"source.jpg", "copy.jpg"} == names(out)
 
 
 # Files of killed runs.

@@ -1,6 +1,7 @@
 """Pictures that are Python objects: bytes-like objects and files, read once."""
 
 import io
+import os
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from perfect_async._files.sources import read_file
 from perfect_async.errors import PictureRefused
 from perfect_async.models import BinaryFile, FileId, Smile, Source
 from perfect_async.sandbox import portrait
+from tests.support.sources import ReadablePath
 
 FACE = portrait(1, size=48)
 
@@ -141,12 +143,29 @@ def test_the_repr_of_a_job_shows_its_source(source: Source, expected: str) -> No
     assert f"Smile(source={expected}, " in repr(Smile(source))
 
 
+async def test_a_path_object_with_read_is_a_path(tmp_path: Path) -> None:
+    """It is opened again at each upload, as every path is, and gives its name to its results."""
+    path = tmp_path / "me.jpg"
+    path.write_bytes(FACE)
+    source = ReadablePath(path)
+    assert isinstance(source, BinaryFile)
+
+    picture = await inspect(source, Smile)
+
+    assert isinstance(picture, ImageFile)
+    assert path == picture.path
+    assert "me" == stem(Smile(source))
+    assert f"Smile(source={source!r}, " in repr(Smile(source))
+
+
 def test_results_are_named_like_their_sources(tmp_path: Path) -> None:
     """A file with a name gives it to its results; other results are called "picture"."""
     path = tmp_path / "me.jpg"
     path.touch()
     with path.open("rb") as file:
         assert isinstance(file, BinaryFile)
+        assert "me" == stem(Smile(file))
+    with io.FileIO(os.fsencode(path)) as file:
         assert "me" == stem(Smile(file))
     with tempfile.TemporaryFile() as unnamed:
         assert "picture" == stem(Smile(unnamed))

@@ -1017,6 +1017,13 @@ def test_an_unusable_place_is_refused(path: Path) -> None:
     assert [] == list(folder.iterdir())
 
 
+@pytest.mark.usefixtures("no_working_folder")
+def test_a_relative_path_needs_a_working_folder(path: Path) -> None:
+    """If the working folder was removed, the error says so; an absolute path still works."""
+    assert "starts from the working folder, which was removed" in refused("jobs.db")
+    SqliteJournal(path, NOW).close()
+
+
 # Damaged files.
 
 

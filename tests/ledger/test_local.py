@@ -1087,6 +1087,15 @@ def test_the_state_folder_can_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert "perfect_async" == default_folder().name
 
 
+@pytest.mark.usefixtures("no_working_folder")
+def test_a_relative_state_folder_needs_a_working_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the working folder was removed, there is no ledger, and the reason is given."""
+    monkeypatch.setenv(STATE_VARIABLE, "state")
+
+    with pytest.raises(LedgerUnavailable, match="'state', and the working folder was removed"):
+        default_folder()
+
+
 def test_no_test_uses_the_state_of_the_user() -> None:
     """Tests have a state folder of their own."""
     assert "pytest" in str(default_folder())

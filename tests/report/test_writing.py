@@ -44,6 +44,14 @@ def test_a_folder_is_no_report(tmp_path: Path) -> None:
         check_path(tmp_path / "a.html")
 
 
+@pytest.mark.usefixtures("no_working_folder")
+def test_a_removed_working_folder_is_refused(tmp_path: Path) -> None:
+    """A relative path is refused, and an absolute one is written."""
+    with pytest.raises(ConfigurationError, match="the working folder was removed"):
+        check_path("a.html")
+    assert tmp_path / "a.csv" == write(smile_run(), tmp_path / "a.csv")
+
+
 def test_a_read_only_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that cannot be written is noticed before anything is bought, and not after."""
     asked: list[tuple[Path, int]] = []

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import io
 import json
 import logging
 import os
@@ -19,6 +20,8 @@ import pytest
 import uvicorn
 
 from perfect_async.sandbox import Durations, Faults, Sandbox, run, serve
+from perfect_async.sandbox._charges import WebhookRecord
+from perfect_async.sandbox._server import _print_failure
 from perfect_async.webhooks import Notification, WebhookApp, verify
 from tests.sandbox.clients import CLIENTS, RawClient
 from tests.sandbox.customer import FACE, TEETH, Customer, data_of
@@ -299,6 +302,41 @@ def test_a_failed_notification_is_printed(
     run(speed=10_000.0, webhook_url="http://127.0.0.1:9/", webhook_secret="whsec_c2VjcmV0")
 
     assert f"webhook: {line.format(*named)}" in capsys.readouterr().err
+
+
+class _LineBuffer(io.StringIO):
+    """A stderr that shows what was flushed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown = ""
+
+    def flush(self) -> None:
+        """Show all that was written."""
+        self.shown = self.getvalue()
+
+
+def test_lines_are_escaped_and_shown_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text from outside cannot steer the terminal, and a buffered stderr delays no line."""
+    stderr = _LineBuffer()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    seen: list[str] = []
+
+    async def fail(sandbox: Sandbox, *_: object) -> None:
+        record = WebhookRecord(0.0, "id", "task\n\x1b[2J", "success", 1, 0, "Error(\x1b[31m\u202e)")
+        _print_failure(record, None)
+        seen.append(stderr.shown)
+
+    monkeypatch.setattr("perfect_async.sandbox._server.serve", fail)
+
+    run(host="a\x1b]0;b")
+
+    assert r"sandbox on http://a\x1b]0;b:8787 (" in seen[0]
+    assert (
+        r"webhook: attempt 1 for task task\n\x1b[2J... failed: Error(\x1b[31m\u202e); " in seen[0]
+    )
+    assert 3 == seen[0].count("\n")
+    assert "The sandbox's ledger" in stderr.shown
 
 
 def test_a_restarted_server_repeats_no_id(monkeypatch: pytest.MonkeyPatch) -> None:

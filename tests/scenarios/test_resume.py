@@ -501,16 +501,22 @@ def slow_disk(monkeypatch: MP, seconds: float) -> None:
     monkeypatch.setattr(recovery, "inspect", slow)
 
 
+async def unsent(folder: Path, monkeypatch: MP) -> tuple[JournalHarness, Smile]:
+    """A smile of a file that a dead process has not sent; reading the file takes 0.3 s."""
+    harness = JournalHarness(folder, monkeypatch)
+    [one] = on_disk(folder / "in", range(1, 2))
+    await frozen(harness, [one], monkeypatch)
+    slow_disk(monkeypatch, 0.3)
+    return harness, one
+
+
 @pytest.mark.parametrize("pause", [0.0, 0.05, 0.29, 0.31, 1.0])
 @pytest.mark.parametrize("resumed_first", [True, False])
 async def test_a_job_runs_while_it_is_resumed(
     tmp_path: Path, monkeypatch: MP, pause: float, resumed_first: bool
 ) -> None:
     """Both calls share one task, although the resumed picture takes long to be read."""
-    harness = JournalHarness(tmp_path, monkeypatch)
-    [one] = on_disk(tmp_path / "in", range(1, 2))
-    await frozen(harness, [one], monkeypatch)
-    slow_disk(monkeypatch, 0.3)
+    harness, one = await unsent(tmp_path, monkeypatch)
     async with harness.client() as c:
         calls = [lambda: resumed(c), lambda: c.run(one)]
         first, second = calls if resumed_first else reversed(calls)
@@ -528,10 +534,7 @@ async def test_a_batch_that_resumes_and_a_run_share_one_task(
     tmp_path: Path, monkeypatch: MP
 ) -> None:
     """A batch with `resume=True`, a second one and a run of the same job cost one unit."""
-    harness = JournalHarness(tmp_path, monkeypatch)
-    [one] = on_disk(tmp_path / "in", range(1, 2))
-    await frozen(harness, [one], monkeypatch)
-    slow_disk(monkeypatch, 0.3)
+    harness, one = await unsent(tmp_path, monkeypatch)
     async with harness.client() as c:
         batches = [all_of(c.batch([one], resume=True)) for _ in range(2)]
         running = asyncio.ensure_future(c.run(one))
@@ -546,10 +549,7 @@ async def test_a_batch_that_resumes_and_a_run_share_one_task(
 
 async def test_a_stopped_resume_leaves_the_job(tmp_path: Path, monkeypatch: MP) -> None:
     """A job whose picture was still being read can be run, and the journal has it once."""
-    harness = JournalHarness(tmp_path, monkeypatch)
-    [one] = on_disk(tmp_path / "in", range(1, 2))
-    await frozen(harness, [one], monkeypatch)
-    slow_disk(monkeypatch, 0.3)
+    harness, one = await unsent(tmp_path, monkeypatch)
     async with harness.client() as c:
         async with c.resume():
             await asyncio.sleep(0.1)
@@ -564,16 +564,12 @@ async def test_a_client_that_closes_while_a_picture_is_read(
     tmp_path: Path, monkeypatch: MP
 ) -> None:
     """The next client resumes the job, which was neither sent nor given up."""
-    harness = JournalHarness(tmp_path, monkeypatch)
-    [one] = on_disk(tmp_path / "in", range(1, 2))
-    await frozen(harness, [one], monkeypatch)
-    with monkeypatch.context() as patch:
-        slow_disk(patch, 0.3)
-        c = await harness.client().open()
-        working = asyncio.ensure_future(resumed(c))
-        await asyncio.sleep(0.1)
-        await c.close()
-        await asyncio.wait([working])
+    harness, _ = await unsent(tmp_path, monkeypatch)
+    c = await harness.client().open()
+    working = asyncio.ensure_future(resumed(c))
+    await asyncio.sleep(0.1)
+    await c.close()
+    await asyncio.wait([working])
     assert 0 == harness.sandbox.ledger.units_charged
     async with harness.client() as c:
         assert 1 == len(done(await resumed(c)))
@@ -582,11 +578,8 @@ async def test_a_client_that_closes_while_a_picture_is_read(
 
 async def test_a_run_with_the_picture_of_a_lost_file(tmp_path: Path, monkeypatch: MP) -> None:
     """A run has its own picture, so both calls get its result though the file is gone."""
-    harness = JournalHarness(tmp_path, monkeypatch)
-    [one] = on_disk(tmp_path / "in", range(1, 2))
-    await frozen(harness, [one], monkeypatch)
+    harness, _ = await unsent(tmp_path, monkeypatch)
     (tmp_path / "in" / "1.jpg").unlink()
-    slow_disk(monkeypatch, 0.3)
     async with harness.client() as c:
         resuming = asyncio.ensure_future(resumed(c))
         await asyncio.sleep(0.1)
