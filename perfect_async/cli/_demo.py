@@ -21,7 +21,7 @@ from perfect_async.cli._display import (
     JobReport,
     RunSummary,
     format_duration,
-    redacted_source,
+    name_of,
 )
 from perfect_async.cli._inputs import Picture
 from perfect_async.cli._output import printable
@@ -224,10 +224,10 @@ def _sheet(pictures: Sequence[Picture], summary: RunSummary) -> Image.Image:
         row, column = divmod(index, across)
         left = _GAP + column * (pair + _GAP)
         top = _HEAD + row * (_SIDE + _FOOT + _GAP)
-        report = reports.get(redacted_source(picture))
+        report = reports.get(name_of(picture))
         _paste(sheet, picture if isinstance(picture, Path) else None, left, top)
         _paste(sheet, report.files[0] if report and report.files else None, left + _SIDE, top)
-        label, colour = Path(redacted_source(picture)).name, _INK
+        label, colour = Path(name_of(picture)).name, _INK
         if report is None or not report.ok:
             box = (left + _SIDE, top, left + 2 * _SIDE - 1, top + _SIDE - 1)
             draw.rectangle(box, outline=_RED, width=3)

@@ -50,7 +50,7 @@ _MOST_CAUSES: Final = 20
 
 @attrs.frozen
 class JobReport:
-    """The outcome of one job, saving included; `source` is free of secrets (`redacted_source`).
+    """The outcome of one job, saving included; `source` is its name (`name_of`).
 
     `already_there`: its files are of a former run, and nothing was bought. `changes`: what was
     changed in the picture to make it fit. `key`: the job's own name, where a list gave it one.
@@ -157,7 +157,7 @@ class RunSummary:
 def report_there(job: Job, files: tuple[Path, ...]) -> JobReport:
     """Return the report of a job whose results are there already."""
     return JobReport(
-        source=redacted_source(job.source),
+        source=name_of(job),
         ok=True,
         task_id=None,
         units=0.0,
@@ -172,7 +172,7 @@ def report_there(job: Job, files: tuple[Path, ...]) -> JobReport:
 def report_refused(job: Job, error: PerfectError) -> JobReport:
     """Return the report of a job that was not sent because of `error`."""
     return JobReport(
-        source=redacted_source(job.source),
+        source=name_of(job),
         ok=False,
         task_id=None,
         units=0.0,
@@ -183,9 +183,14 @@ def report_refused(job: Job, error: PerfectError) -> JobReport:
     )
 
 
-def redacted_source(source: Source) -> str:
-    """Return the text of a source; of a URL without credentials and query, which may sign it."""
-    text = os.fsdecode(source) if isinstance(source, str | os.PathLike) else repr(source)
+def name_of(shown: Job | Source) -> str:
+    """Return the name of a job or a source; of a URL without credentials and query.
+
+    Those may sign it. A job without an input has its feature's name.
+    """
+    if isinstance(shown, Job):
+        return name_of(shown.source) or shown.feature
+    text = os.fsdecode(shown) if isinstance(shown, str | os.PathLike) else repr(shown)
     # The path of a file stays whole, because it tells one picture from another.
     return shown_source(text) if "://" in text else text
 
@@ -360,11 +365,11 @@ class Display:
         with self._printing():
             self._console.print(Text(printable(question)), end=" ", soft_wrap=True)
 
-    def refused(self, source: Source, error: PerfectError) -> None:
+    def refused(self, job: Job, error: PerfectError) -> None:
         """Say that a picture cannot be sent, before its outcome is reported."""
-        self._refused.add(redacted_source(source))
+        self._refused.add(name_of(job))
         if not self.quiet:
-            self._named.add(redacted_source(source))
+            self._named.add(name_of(job))
         self.message(f"cannot be sent: {message_of(error)} {hint_of(error)}")
 
     def _print_outcome(self, report: JobReport) -> None:
