@@ -310,14 +310,16 @@ class Display:
 
     def error(self, text: str) -> None:
         """Print a message on stderr, also if it is quiet."""
-        with self._printing():
-            # A line of a log is not wrapped.
-            self._console.print(Text(printable(text)), soft_wrap=not self._console.is_terminal)
+        self._say(text, whole=not self._console.is_terminal)
 
     def log(self, text: str) -> None:
         """Print a line of the library's log on stderr, whole: ids in it can be copied."""
+        self._say(text)
+
+    def _say(self, text: str, *, whole: bool = True, end: str = "\n") -> None:
+        """Print a text on stderr, above the live line; a `whole` one is not wrapped."""
         with self._printing():
-            self._console.print(Text(printable(text)), soft_wrap=True)
+            self._console.print(Text(printable(text)), end=end, soft_wrap=whole)
 
     def wait_for(self, text: str | None) -> None:
         """Show what the run waits for until the next call; None for what its progress says."""
@@ -362,8 +364,7 @@ class Display:
     def ask(self, question: str) -> None:
         """Print a question on the terminal, and leave the cursor behind it."""
         self._stop()
-        with self._printing():
-            self._console.print(Text(printable(question)), end=" ", soft_wrap=True)
+        self._say(question, end=" ")
 
     def refused(self, job: Job, error: PerfectError) -> None:
         """Say that a picture cannot be sent, before its outcome is reported."""
@@ -404,8 +405,7 @@ class Display:
         for line in lines:
             if self._live is not None and sys.stdout.isatty():
                 # Both streams are one screen: the line goes above the live display.
-                with self._printing():
-                    self._console.print(Text(printable(line)), soft_wrap=True)
+                self._say(line)
                 continue
             try:
                 print_line(line)
