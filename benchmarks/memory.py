@@ -4,9 +4,6 @@ of jobs that have ended.
 A whole client in virtual time, on a transport that answers at once and remembers nothing, under
 limits that do not bind. A task in flight is one that a batch has created and that runs; what it
 costs is what the program holds while so many run, less what it holds while one does.
-
-`python benchmarks/memory.py [jobs]` prints what one client with a journal holds after half of so
-many jobs, and after all of them (20,000 where no number is given; some minutes).
 """
 
 from __future__ import annotations
@@ -16,7 +13,6 @@ import gc
 import json
 import pathlib
 import sys
-import tempfile
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator, Sequence
 from itertools import count, islice
@@ -148,15 +144,3 @@ async def _journaled(stops: Sequence[int], journal: Path) -> list[int]:
             held.append(_size(tracemalloc.take_snapshot()))
     tracemalloc.stop()
     return held
-
-
-def main(jobs: int = 20_000) -> None:
-    """Print what is held after half of the jobs and after all of them."""
-    with tempfile.TemporaryDirectory() as folder:
-        half, all_of_them = journaled([jobs // 2, jobs], Path(folder, "jobs.db"))
-    print(f"after {jobs // 2:6,} jobs: {half / 1e6:6.2f} MB held")
-    print(f"after {jobs:6,} jobs: {all_of_them / 1e6:6.2f} MB held, {all_of_them / half - 1:+.1%}")
-
-
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))

@@ -19,7 +19,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".heic"}
 async def main(pictures: list[Path], out: Path) -> int:
     failed = 0
     # A list has a length, so `progress` knows the total and can estimate the time that is left. For
-    # more pictures than fit into a list, pass a generator: it is read a few dozen jobs ahead.
+    # more pictures than fit into a list, pass a generator: it is read about 90 jobs ahead.
     jobs = [Smile(picture) for picture in pictures]
     async with Client() as client, client.batch(jobs) as batch:
         async for outcome in batch:

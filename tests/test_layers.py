@@ -59,9 +59,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sandbox": set(),
 }
 
-# Imports that the table forbids and that are still there.
-TO_OPEN: set[tuple[str, str]] = set()
-
 # Decide without awaiting: no await, clock, randomness or I/O. The gate wants every branch covered.
 SANS_IO = (
     *(
@@ -185,9 +182,7 @@ def own_imports(path: Path, *, loading: bool = False) -> Iterator[str]:
             continue
         while rest and not is_module("/".join(rest)):
             rest.pop()
-        found = "/".join(rest) or "__init__"
-        if (module_of(path), found) not in TO_OPEN:
-            yield found
+        yield "/".join(rest) or "__init__"
 
 
 @functools.cache

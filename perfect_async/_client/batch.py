@@ -1,4 +1,4 @@
-"""A batch of many jobs: reads them a few dozen ahead, and yields outcomes as they end."""
+"""A batch of many jobs: reads them about 90 ahead, and yields outcomes as they end."""
 
 from __future__ import annotations
 

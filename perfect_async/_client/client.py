@@ -666,8 +666,8 @@ class Client:
                 async for outcome in batch:
                     print(outcome.job, outcome.files if outcome.ok else outcome.error)
 
-        - `jobs`: any iterable or async iterable of jobs, also an endless one. It is read a few
-          dozen jobs ahead and must not block the event loop.
+        - `jobs`: any iterable or async iterable of jobs, also an endless one. It is read about 90
+          jobs ahead and must not block the event loop.
         - `max_units`: the most units that the batch may be charged. A job that would exceed it
           fails with `CeilingReached` and is not sent.
         - `ordered`: yield outcomes in the order of `jobs` instead of as they end.

@@ -231,6 +231,9 @@ def _without_picture(
         # It was refused, such as a path in place of a job.
         return type(job).__name__, False, "", []
     source = cast("object", job.source)
+    if isinstance(source, str) and not source:
+        # The feature takes no input.
+        return job.feature, False, job.feature, parameters(job)
     if isinstance(source, str | PurePath | FileId):
         return source, True, job.feature, parameters(job)
     text = f"{len(source)} bytes" if isinstance(source, bytes) else type(source).__name__

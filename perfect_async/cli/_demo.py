@@ -11,7 +11,7 @@ import json
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
@@ -21,7 +21,7 @@ from perfect_async.cli._display import (
     JobReport,
     RunSummary,
     format_duration,
-    redacted_source,
+    name_of,
 )
 from perfect_async.cli._inputs import Picture
 from perfect_async.cli._output import printable
@@ -46,6 +46,9 @@ _PAPER: Final = "#fafafa"
 _INK: Final = "#2c3e50"
 _GREY: Final = "#dfe4ea"
 _RED: Final = "#c0392b"
+
+
+_Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 class Demo:
@@ -224,10 +227,10 @@ def _sheet(pictures: Sequence[Picture], summary: RunSummary) -> Image.Image:
         row, column = divmod(index, across)
         left = _GAP + column * (pair + _GAP)
         top = _HEAD + row * (_SIDE + _FOOT + _GAP)
-        report = reports.get(redacted_source(picture))
+        report = reports.get(name_of(picture))
         _paste(sheet, picture if isinstance(picture, Path) else None, left, top)
         _paste(sheet, report.files[0] if report and report.files else None, left + _SIDE, top)
-        label, colour = Path(redacted_source(picture)).name, _INK
+        label, colour = Path(name_of(picture)).name, _INK
         if report is None or not report.ok:
             box = (left + _SIDE, top, left + 2 * _SIDE - 1, top + _SIDE - 1)
             draw.rectangle(box, outline=_RED, width=3)
@@ -243,12 +246,22 @@ def _reason(report: JobReport | None) -> str:
 
 
 def _write(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, colour: str) -> None:
-    """Write one line no wider than a pair; the built-in font has Latin letters only."""
+    """Write the end of a line that is no wider than a pair."""
     font = ImageFont.load_default(12)
-    line = printable(text).encode("ascii", "backslashreplace").decode("ascii")
-    while font.getlength(line) > 2 * _SIDE:
-        line = line[1:]
-    draw.text(at, line, colour, font)
+    draw.text(at, _line_of(text, font, 2 * _SIDE), colour, font)
+
+
+def _line_of(text: str, font: _Font, width: int) -> str:
+    """Return as much of the end of `text` as fits, escaped."""
+    # The text is cut and not its escapes, which would be other characters then.
+    while font.getlength(_escaped(text)) > width:
+        text = text[1:]
+    return _escaped(text)
+
+
+def _escaped(text: str) -> str:
+    """Escape what the built-in font lacks: it has Latin letters only."""
+    return printable(text).encode("ascii", "backslashreplace").decode("ascii")
 
 
 def _paste(sheet: Image.Image, path: Path | None, left: int, top: int) -> None:

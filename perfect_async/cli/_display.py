@@ -50,7 +50,7 @@ _MOST_CAUSES: Final = 20
 
 @attrs.frozen
 class JobReport:
-    """The outcome of one job, saving included; `source` is free of secrets (`redacted_source`).
+    """The outcome of one job, saving included; `source` is its name (`name_of`).
 
     `already_there`: its files are of a former run, and nothing was bought. `changes`: what was
     changed in the picture to make it fit. `key`: the job's own name, where a list gave it one.
@@ -157,7 +157,7 @@ class RunSummary:
 def report_there(job: Job, files: tuple[Path, ...]) -> JobReport:
     """Return the report of a job whose results are there already."""
     return JobReport(
-        source=redacted_source(job.source),
+        source=name_of(job),
         ok=True,
         task_id=None,
         units=0.0,
@@ -172,7 +172,7 @@ def report_there(job: Job, files: tuple[Path, ...]) -> JobReport:
 def report_refused(job: Job, error: PerfectError) -> JobReport:
     """Return the report of a job that was not sent because of `error`."""
     return JobReport(
-        source=redacted_source(job.source),
+        source=name_of(job),
         ok=False,
         task_id=None,
         units=0.0,
@@ -183,9 +183,14 @@ def report_refused(job: Job, error: PerfectError) -> JobReport:
     )
 
 
-def redacted_source(source: Source) -> str:
-    """Return the text of a source; of a URL without credentials and query, which may sign it."""
-    text = os.fsdecode(source) if isinstance(source, str | os.PathLike) else repr(source)
+def name_of(shown: Job | Source) -> str:
+    """Return the name of a job or a source; of a URL without credentials and query.
+
+    Those may sign it. A job without an input has its feature's name.
+    """
+    if isinstance(shown, Job):
+        return name_of(shown.source) or shown.feature
+    text = os.fsdecode(shown) if isinstance(shown, str | os.PathLike) else repr(shown)
     # The path of a file stays whole, because it tells one picture from another.
     return shown_source(text) if "://" in text else text
 
@@ -305,14 +310,16 @@ class Display:
 
     def error(self, text: str) -> None:
         """Print a message on stderr, also if it is quiet."""
-        with self._printing():
-            # A line of a log is not wrapped.
-            self._console.print(Text(printable(text)), soft_wrap=not self._console.is_terminal)
+        self._say(text, whole=not self._console.is_terminal)
 
     def log(self, text: str) -> None:
         """Print a line of the library's log on stderr, whole: ids in it can be copied."""
+        self._say(text)
+
+    def _say(self, text: str, *, whole: bool = True, end: str = "\n") -> None:
+        """Print a text on stderr, above the live line; a `whole` one is not wrapped."""
         with self._printing():
-            self._console.print(Text(printable(text)), soft_wrap=True)
+            self._console.print(Text(printable(text)), end=end, soft_wrap=whole)
 
     def wait_for(self, text: str | None) -> None:
         """Show what the run waits for until the next call; None for what its progress says."""
@@ -357,14 +364,13 @@ class Display:
     def ask(self, question: str) -> None:
         """Print a question on the terminal, and leave the cursor behind it."""
         self._stop()
-        with self._printing():
-            self._console.print(Text(printable(question)), end=" ", soft_wrap=True)
+        self._say(question, end=" ")
 
-    def refused(self, source: Source, error: PerfectError) -> None:
+    def refused(self, job: Job, error: PerfectError) -> None:
         """Say that a picture cannot be sent, before its outcome is reported."""
-        self._refused.add(redacted_source(source))
+        self._refused.add(name_of(job))
         if not self.quiet:
-            self._named.add(redacted_source(source))
+            self._named.add(name_of(job))
         self.message(f"cannot be sent: {message_of(error)} {hint_of(error)}")
 
     def _print_outcome(self, report: JobReport) -> None:
@@ -399,8 +405,7 @@ class Display:
         for line in lines:
             if self._live is not None and sys.stdout.isatty():
                 # Both streams are one screen: the line goes above the live display.
-                with self._printing():
-                    self._console.print(Text(printable(line)), soft_wrap=True)
+                self._say(line)
                 continue
             try:
                 print_line(line)

@@ -64,24 +64,26 @@ _EXTRA: Final = re.compile(r"extra\s*==\s*['\"](?P<extra>[\w-]+)['\"]")
 class Check:
     """How one thing stands, and what to do about it; `facts` are for `--json`.
 
-    An "error" prevents work, a "warning" may cost something, a "note" is worth knowing.
+    An "error" prevents work, a "warning" may cost something, a "note" is worth knowing. `text` and
+    `hint` may be the library's; they are put in the words of the terminal.
     """
 
     name: str
     state: State
-    text: str
-    hint: str | None = None
+    text: str = attrs.field(converter=in_terminal_terms)
+    hint: str | None = attrs.field(
+        default=None, converter=attrs.converters.optional(in_terminal_terms)
+    )
     facts: Mapping[str, object] = attrs.field(factory=dict[str, object])
 
     def as_dict(self) -> dict[str, object]:
         """Return the fields that `--json` prints."""
-        facts = dict(self.facts)
         return {
             "name": self.name,
             "state": self.state,
-            "text": in_terminal_terms(self.text),
-            "hint": None if self.hint is None else in_terminal_terms(self.hint),
-            **facts,
+            "text": self.text,
+            "hint": self.hint,
+            **self.facts,
         }
 
 
@@ -156,8 +158,7 @@ def examine() -> Iterator[Check]:
             client = _runner.make_client()
             answer, members = _runner.run(lambda: _ask(client, place))
         except ConfigurationError as exc:
-            message = in_terminal_terms(exc.message)
-            yield Check("settings", "error", message, "Correct what the message names.")
+            yield Check("settings", "error", exc.message, "Correct what the message names.")
     yield _key(place, answer)
     yield _host(place, answer)
     if answer is not None:
@@ -291,7 +292,7 @@ def _host(place: _Place, answer: _Answer | None) -> Check:
     shown = redacted(place.base_url)
     if place.problem is not None:
         hint = "Correct YOUCAM_BASE_URL, or unset it: the vendor's own host is the default."
-        return Check("host", "error", in_terminal_terms(place.problem), hint)
+        return Check("host", "error", place.problem, hint)
     if answer is None:
         return Check("host", "note", f"{shown} was not asked.")
     seen, error = answer.statistics, answer.error
@@ -558,11 +559,9 @@ def _lines(checks: Sequence[Check]) -> Iterator[str]:
     if sys.stdout.isatty():
         width = min(shutil.get_terminal_size().columns, _MOST_WIDTH)
     for check in checks:
-        text = in_terminal_terms(check.text)
-        yield from _wrapped(f"{check.state:8} {check.name:8} ", text, width)
+        yield from _wrapped(f"{check.state:8} {check.name:8} ", check.text, width)
         if check.hint is not None:
-            hint = in_terminal_terms(check.hint)
-            yield from _wrapped(" " * (_INDENT - 3) + "-> ", hint, width)
+            yield from _wrapped(" " * (_INDENT - 3) + "-> ", check.hint, width)
 
 
 def _wrapped(head: str, text: str, width: int) -> list[str]:

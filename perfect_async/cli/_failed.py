@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
-from perfect_async.cli._display import redacted_source
+from perfect_async.cli._display import name_of
 from perfect_async.cli._inputs import Entry
 from perfect_async.cli._summary import may_succeed
 from perfect_async.errors import ConfigurationError, quoted, without_secrets
@@ -99,7 +99,7 @@ def note_failed(
     failed = {report.source for report in summary.failures}
     try:
         count = record_failed(
-            folder, [entry for entry in entries if redacted_source(entry.picture) in failed]
+            folder, [entry for entry in entries if name_of(entry.picture) in failed]
         )
     except OSError as exc:
         display.message(f"What failed cannot be recorded for --retry-failed: {exc.strerror}.")

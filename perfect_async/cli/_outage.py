@@ -10,7 +10,7 @@ import re
 from typing import Final
 
 from perfect_async.cli._wording import in_terminal_terms
-from perfect_async.errors import PerfectError, ServiceUnavailable
+from perfect_async.errors import PerfectError, ServiceUnavailable, redacted
 from perfect_async.reports import Statistics
 
 NAMED_AFTER: Final = 1.0
@@ -19,6 +19,7 @@ GIVEN_UP_AFTER: float = 20.0
 """Seconds after which a host that was never reached is given up."""
 
 
+_STATUS: Final = "the vendor's status"
 _PROXIES: Final = frozenset({"http_proxy", "https_proxy", "all_proxy"})
 _UNREACHED: Final = re.compile(
     r"the vendor's API at (?P<host>\S+) could not be reached \((?:\w+: )?(?P<reason>.+)\)\."
@@ -63,14 +64,29 @@ class Outage:
             return None
         return _GivenUp(
             f"{failure.message.rstrip('.')}. It was tried for {GIVEN_UP_AFTER:g} s.",
-            f"Nothing was sent; check {what_to_check()}.",
+            f"Nothing was sent; check {_on_the_way('YOUCAM_BASE_URL')}.",
         )
 
 
-def what_to_check() -> str:
-    """Return what leads to the host: the network, the address, and a proxy that is set."""
-    names = [name for name in os.environ if name.lower() in _PROXIES and os.environ[name]]
-    return ", ".join(["the network", *names]) + " and YOUCAM_BASE_URL"
+def hint_of_unreached(error: PerfectError) -> str | None:
+    """Return what to check where a host could not be reached, None for any other error."""
+    if not isinstance(error, ServiceUnavailable) or isinstance(error, _GivenUp):
+        return None
+    if " could not be reached (" not in error.message:
+        return None
+    # The storage's host is in the vendor's answers, whatever the variable names.
+    of_api = error.message.startswith("the vendor's API at ")
+    return f"Try again later; check {_on_the_way('YOUCAM_BASE_URL' if of_api else _STATUS)}."
+
+
+def _on_the_way(last: str) -> str:
+    """Return what leads to a host: the network, the proxies that are set, and `last`."""
+    proxies = [
+        f"{name} ({redacted(value)})"
+        for name, value in os.environ.items()
+        if name.lower() in _PROXIES and value
+    ]
+    return ", ".join(["the network", *proxies]) + f" and {last}"
 
 
 class _GivenUp(ServiceUnavailable):

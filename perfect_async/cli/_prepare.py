@@ -95,7 +95,7 @@ def work_out(
     say_folders(display, found.folders)
     say_there(display, plan)
     for job, error in refused:
-        display.refused(job.source, error)
+        display.refused(job, error)
     order = Order(
         *(len(plan.jobs), len(plan.there), len(refused), skipped, len(looked.equal)),
         units=cost_of(plan.jobs, looked.digests),
@@ -116,7 +116,7 @@ def work_of(job: Job, display: Display, *, fit: bool, max_units: float | None) -
     looked = look_at_all(local, type(job), fit=fit)
     refused: list[tuple[Job, PerfectError]] = [(job, error) for _, error in looked.refused]
     for _, error in refused:
-        display.refused(job.source, error)
+        display.refused(job, error)
     jobs = [] if refused else [job]
     order = Order(
         *(len(jobs), 0, len(refused[:1]), list[Skipped](), 0),

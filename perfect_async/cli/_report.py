@@ -10,7 +10,7 @@ import attrs
 
 from perfect_async._client.folder import digits_of, job_identity, result_stem
 from perfect_async._journal.model import JobSnapshot, Phase
-from perfect_async.cli._display import RunSummary, redacted_source
+from perfect_async.cli._display import RunSummary, name_of
 from perfect_async.cli._inputs import Picture
 from perfect_async.cli._manifest import Manifest
 from perfect_async.cli._summary import engine_message
@@ -118,7 +118,7 @@ def _jobs(
             with_results.add(original)
         yield ReportJob(
             0,
-            files[0].name if original is None else redacted_source(original),
+            files[0].name if original is None else name_of(original),
             "done",
             original if isinstance(original, Path) else None,
             feature,
@@ -128,7 +128,7 @@ def _jobs(
     for picture in pictures:
         if picture not in with_results:
             file = picture if isinstance(picture, Path) else None
-            yield ReportJob(0, redacted_source(picture), "not sent", file)
+            yield ReportJob(0, name_of(picture), "not sent", file)
     for one in open_jobs.values():
         yield _unfinished(one)
 
@@ -163,7 +163,7 @@ def _unfinished(one: JobSnapshot) -> ReportJob:
     place = stored.place
     return ReportJob(
         0,
-        redacted_source(place or stored.stem),
+        name_of(place or stored.stem),
         outcome,
         Path(place) if place and stored.kind == "path" else None,
         stored.feature,

@@ -326,12 +326,11 @@ async def _record(outcome: Done, display: Display) -> None:
 
 
 def _report(outcome: Outcome) -> JobReport:
-    from perfect_async.cli._display import JobReport, redacted_source
+    from perfect_async.cli._display import JobReport, name_of
     from perfect_async.cli._manifest import key_of
 
     return JobReport(
-        # Some features take no input.
-        redacted_source(outcome.job.source) or outcome.job.feature,
+        name_of(outcome.job),
         outcome.ok,
         outcome.task_id,
         outcome.units,

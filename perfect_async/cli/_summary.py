@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from perfect_async.cli._outage import what_to_check
+from perfect_async.cli._outage import hint_of_unreached
 from perfect_async.cli._wording import in_terminal_terms
 from perfect_async.errors import (
     ApiError,
@@ -16,7 +15,6 @@ from perfect_async.errors import (
     PerfectError,
     PictureRefused,
     RequestRefused,
-    ServiceUnavailable,
     SubmissionInDoubt,
     TaskFailed,
     Unauthorized,
@@ -147,14 +145,7 @@ def hint_of(error: PerfectError) -> str:
         return "Nothing was sent; correct its path or URL."
     if isinstance(error, PictureRefused) and error.reason in _NO_PICTURE:
         return "Nothing was sent; use another picture."
-    if isinstance(error, ServiceUnavailable) and error.never_sent and _has_own_url(error):
-        return f"Try again later; check {what_to_check()}."
-    return in_terminal_terms(error.hint)
-
-
-def _has_own_url(error: ServiceUnavailable) -> bool:
-    """Return whether a variable names the host, and the hint is still the general one."""
-    return error.hint == ServiceUnavailable.hint and bool(os.environ.get("YOUCAM_BASE_URL"))
+    return hint_of_unreached(error) or in_terminal_terms(error.hint)
 
 
 def causes(failures: Iterable[JobReport]) -> list[Cause]:

@@ -33,8 +33,18 @@ _ADVICE: Final = {
     ),
     "TLS, 'WRONG_VERSION_NUMBER'": "the port does not speak https; YOUCAM_BASE_URL may need http",
     "cannot be used (FileNotFoundError).": "cannot be used: there is no such file.",
-    ", which `share` names, cannot be reached ('ConnectionError').": " cannot be reached.",
-    ", which `share` names,": "",
+    ", the server of `share`, cannot be reached (": " cannot be reached (",
+    "the user or password of `share`,": "the user or password of its URL,",
+    "write special characters as urllib.parse.quote does.": (
+        "write special characters percent-encoded, such as %40 for @."
+    ),
+    "cannot hold the ledger of `share`: ": "cannot hold the ledger: ",
+    "The URL of `share` ": "The URL of the Redis server ",
+    'Write share="redis://host:6379", or "rediss://user:password@host:6379/0".': (
+        "Write redis://host:6379, or rediss://user:password@host:6379/0."
+    ),
+    'share="redis://..." needs the library redis:': "a Redis server needs the library redis:",
+    "or name another server in `share`.": "or use another server.",
     "cannot be used: ConnectionError.": "cannot be reached: start it, or correct host and port.",
     "Check the key in the vendor's console and open a new client.": (
         "Check the key in the vendor's console, and set YOUCAM_API_KEY or pass --api-key-file."
@@ -86,10 +96,9 @@ _ADVICE: Final = {
     "in use by another client or process.": (
         "in use by another process: wait until that has ended, or stop it with Ctrl-C."
     ),
-    "The Redis server that `share` names stopped answering while the client was opened. Open it "
-    "again once the server answers.": (
-        "The Redis server that PERFECT_ASYNC_SHARE names stopped answering. Run the command again "
-        "once it answers."
+    "The Redis server of `share` stopped answering while the client opened. Open the client again "
+    "once the server answers.": (
+        "The Redis server stopped answering. Run the command again once it answers."
     ),
     'it must be "machine", the absolute path of a folder, a URL that begins with redis:// or '
     "rediss://, or None.": (
@@ -101,15 +110,19 @@ _ADVICE: Final = {
     "params holds ": "--param holds ",
     "params names ": "--param names ",
     "None, lists, dictionaries and placeholders.": "null, lists, objects and placeholders.",
-    "version '": "--api-version '",
+    "version is ": "--api-version is ",
     "run the job again if": "run the command again if",
     "Run one process at a time on the key, or give each its share with Limits().split(n) and "
     "share=None.": "Run one process at a time on the key.",
-    "do not know of each other: give each its share with Limits().split(n).": (
-        "do not know of each other: run one at a time on the key."
+    "If it is another process of yours that does not share the key, give each its share with "
+    "Limits().split(n).": (
+        "If it is another process of yours that does not share the key, run one at a time."
     ),
-    "Use Client(isolated=True), or asyncio.to_thread for the code that blocks. (Said once; "
-    "statistics().blocked counts.)": (
+    "the next client with the same journal tries again when it opens.": (
+        "the next run with the same --journal tries again."
+    ),
+    "Use Client(isolated=True), or asyncio.to_thread for the code that blocks. (This is "
+    "logged once; statistics().blocked counts.)": (
         "The machine was asleep, or too busy: run fewer programs at the same time."
     ),
 }

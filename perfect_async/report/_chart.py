@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -10,7 +9,7 @@ import attrs
 
 from perfect_async._value import Value
 from perfect_async.report._account import TaskLine, percentile
-from perfect_async.report._values import Report, ReportJob
+from perfect_async.report._values import Report, ReportJob, short_name
 
 WIDTH: Final = 1000
 """Units from the beginning to the end, however wide the page is."""
@@ -126,9 +125,8 @@ def _row(line: TaskLine, y: int, row_height: int, scale: float, pages: int) -> R
     first, last = line.began * scale, line.until * scale
     # The name stands beside the line, on the side with more room. Text that is cut off on the left
     # cannot be scrolled to.
-    name = re.split(r"[/\\]", line.job.source.rstrip("/\\"))[-1]
     room = first * pages * _LEAST_PIXELS / WIDTH
-    ends = WIDTH - last < first and len(name) * _LETTER < room
+    ends = WIDTH - last < first and len(short_name(line.job.source)) * _LETTER < room
     until = [end if end is not None else line.until for _, end in line.runs]
     return Row(
         job=line.job,

@@ -23,7 +23,7 @@ from perfect_async._value import Value
 from perfect_async.report import _chart
 from perfect_async.report._account import Account, account, causes, timeline
 from perfect_async.report._thumbnails import Thumbnail, thumbnails
-from perfect_async.report._values import JobOutcome, Report, ReportJob, shown
+from perfect_async.report._values import JobOutcome, Report, ReportJob, short_name, shown
 
 _HERE: Final = Path(__file__).parent
 _OUTCOMES: Final[tuple[JobOutcome, ...]] = (
@@ -110,7 +110,7 @@ def _template() -> Template:
     )
     # Jinja types this as a dict without parameters.
     filters = cast("dict[str, object]", environment.filters)  # pyright: ignore[reportUnknownMemberType]
-    filters.update(shown=shown, name=_name, minutes=_chart.minutes)
+    filters.update(shown=shown, name=short_name, minutes=_chart.minutes)
     return environment.get_template("page.html")
 
 
@@ -195,11 +195,6 @@ def _lasting(seconds: float) -> str:
     return _seconds(seconds) if seconds < _SHORT else _chart.minutes(seconds)
 
 
-def _name(source: str) -> str:
-    """Return the last part of a path or URL, or all of it where that is nothing."""
-    return shown(source.rstrip("/\\").replace("\\", "/").rpartition("/")[2] or source, 120)
-
-
 def _card(job: ReportJob, small: Mapping[Path, Thumbnail], folder: Path) -> Card:
     details = [shown(f"{name}: {value}", 200) for name, value in job.details.items()]
     facts = [shown(job.feature, 80)] if job.feature else []
@@ -213,7 +208,7 @@ def _card(job: ReportJob, small: Mapping[Path, Thumbnail], folder: Path) -> Card
         searched += [failure.kind, failure.code or "", failure.message]
     return Card(
         job=job,
-        name=_name(job.source),
+        name=short_name(job.source),
         before=None if job.picture is None else small.get(job.picture),
         results=tuple(
             ResultView(small.get(path), shown(path.name, 120), _place(path, folder))

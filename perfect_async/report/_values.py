@@ -126,3 +126,8 @@ def shown(text: str, limit: int = LONGEST) -> str:
     """
     cut = text if len(text) <= limit else text[: limit - 1] + "…"
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in cut)
+
+
+def short_name(source: str) -> str:
+    """Return the last part of a path or URL as it is shown, or all of it where that is nothing."""
+    return shown(source.rstrip("/\\").replace("\\", "/").rpartition("/")[2] or source, 120)

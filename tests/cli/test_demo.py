@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from perfect_async import PictureRefused
-from perfect_async.cli._demo import Demo, _sheet
+from perfect_async.cli._demo import Demo, _line_of, _sheet
 from perfect_async.cli._display import Display, JobReport, RunSummary
 from perfect_async.cli._inputs import Picture
 from perfect_async.sandbox import portrait
@@ -172,3 +172,11 @@ def test_a_small_sheet_has_room_for_its_title(tmp_path: Path) -> None:
     report = JobReport(str(path), False, None, 0.0, None, (), PictureRefused("x"))
 
     assert (496, 208) == _sheet([path], RunSummary([report], 1, 1.0)).size
+
+
+def test_a_long_name_is_cut_between_its_characters() -> None:
+    """A name that is wider than its pair loses whole characters, however they are written."""
+    name = "\u00e9" * 200
+
+    for width in range(50, 60):
+        assert set(_line_of(name, ImageFont.load_default(12), width).split("\\xe9")) == {""}

@@ -9,12 +9,14 @@ import pytest
 
 from perfect_async import (
     ClientClosed,
+    Feature,
     FileId,
     JobRefused,
     Limits,
     PictureRefused,
     Polling,
     Progress,
+    Smile,
     Statistics,
     TaskAbandoned,
     TaskFailed,
@@ -30,11 +32,11 @@ from perfect_async.cli._display import (
     RunSummary,
     format_duration,
     line_of,
+    name_of,
     print_table,
-    redacted_source,
     waits_for,
 )
-from perfect_async.models import Source
+from perfect_async.models import Job, Source
 from perfect_async.scheduler import Scheduler
 
 HOSTILE = "[red]a\x1b[31m\u202eb\n"
@@ -85,11 +87,13 @@ def on_a_tty(monkeypatch: pytest.MonkeyPatch) -> Tty:
         ("https://u:p@host/a.jpg?X-Amz-Signature=s#f", "https://host/a.jpg"),
         ("https://host?sig=1", "https://host"),
         (FileId("f"), "FileId(value='f')"),
+        (Smile("https://host/a.jpg?sig=1"), "https://host/a.jpg"),
+        (Feature("text-to-image/youcam", {"prompt": "a fox"}), "text-to-image/youcam"),
     ],
 )
-def test_sources_are_shown_without_secrets(source: Source, text: str) -> None:
-    """A URL loses its credentials and its query, nothing else changes."""
-    assert text == redacted_source(source)
+def test_names_hold_no_secrets(source: "Source | Job", text: str) -> None:
+    """A URL loses its credentials and its query; a job without an input is named by its feature."""
+    assert text == name_of(source)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (75.4, "1:15"), (3661, "1:01:01")])

@@ -612,3 +612,10 @@ def test_no_line_holds_the_key(
 
     assert "s3cret" not in out + err
     assert f"The key in --api-key-file '{tmp_path}{os.sep}key' is accepted." in out
+
+
+def test_a_check_speaks_of_the_terminal() -> None:
+    """Text and hint of a check name options and variables from the beginning."""
+    check = _doctor.Check("host", "error", "max_units is '-1'", "raise `max_units` to go on.")
+
+    assert ("--max-units is '-1'", "raise --max-units to go on.") == (check.text, check.hint)

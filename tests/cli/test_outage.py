@@ -55,11 +55,16 @@ def test_it_is_given_up_after_twenty_seconds() -> None:
 
 def test_a_proxy_is_worth_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a variable names a proxy, the host may be fine and the proxy may not."""
-    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example")
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@proxy.example")
     error = Outage(100.0).end(120.0, CLOSED)
 
     assert error is not None
-    assert "check the network, HTTPS_PROXY and YOUCAM_BASE_URL." in error.hint
+    assert (
+        "check the network, HTTPS_PROXY (http://proxy.example) and YOUCAM_BASE_URL." in error.hint
+    )
 
 
 def test_a_refused_certificate_ends_at_once() -> None:

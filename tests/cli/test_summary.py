@@ -116,11 +116,38 @@ def test_hints_name_nothing_of_the_library(error: PerfectError) -> None:
         assert word not in advice
 
 
-@pytest.mark.parametrize("url", ["", "http://127.0.0.1:8787"])
-def test_an_address_of_ones_own_is_worth_a_look(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    """Where a variable names the host that is not reached, the hint names the variable."""
-    monkeypatch.setenv("YOUCAM_BASE_URL", url)
-    error = ServiceUnavailable("the vendor's API could not be reached.", never_sent=True)
+@pytest.mark.parametrize(
+    ("peer", "last"),
+    [("the vendor's API at x", "YOUCAM_BASE_URL"), ("the vendor's storage", "the vendor's status")],
+    ids=["api", "storage"],
+)
+def test_only_what_leads_to_the_host_is_worth_a_look(
+    monkeypatch: pytest.MonkeyPatch, peer: str, last: str
+) -> None:
+    """A proxy may be why any host is not reached; the variable for the API's host only for that."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("YOUCAM_BASE_URL", "http://127.0.0.1:8787")
+    error = ServiceUnavailable(f"{peer} could not be reached (ConnectError).", never_sent=True)
 
-    assert ("YOUCAM_BASE_URL" in hint_of(error)) is bool(url)
-    assert "YOUCAM_BASE_URL" not in hint_of(ServiceUnavailable("x", never_sent=False))
+    assert f"Try again later; check the network and {last}." == hint_of(error)
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@proxy:3128/?secret")
+    assert (
+        f"Try again later; check the network, HTTPS_PROXY (http://proxy:3128/) and {last}."
+        == hint_of(error)
+    )
+
+
+def test_failures_of_this_machine_have_nothing_to_do_with_hosts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The hint of a request that this machine did not send, or of a 5xx, names no variable."""
+    monkeypatch.setenv("YOUCAM_BASE_URL", "http://127.0.0.1:8787")
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+
+    for error in (
+        ServiceUnavailable("The journal's disk was slow.", never_sent=True),
+        ServiceUnavailable("the vendor answered HTTP 503.", status=503),
+    ):
+        assert ServiceUnavailable.hint == hint_of(error)

@@ -65,7 +65,7 @@ class Counted:
 
 
 @pytest.mark.parametrize("kind", ["generator", "async generator"])
-async def test_a_million_jobs_are_read_a_few_dozen_ahead(kind: str) -> None:
+async def test_a_million_jobs_are_read_about_90_ahead(kind: str) -> None:
     """A source of any length is read as needed, and closed when the block is left."""
     sandbox = vendor()
     source = Counted(smiles(10**6))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from perfect_async import Client, ConfigurationError, FileId, Smile
+from perfect_async import Client, ConfigurationError, Feature, FileId, Smile
 from perfect_async._client import records
 from perfect_async.report import Report
 from perfect_async.report._account import account, timeline
@@ -54,6 +54,16 @@ async def test_a_report_has_the_outcome_of_each_job(tmp_path: Path) -> None:
         report.per_second,
         report.lease,
     )
+
+
+async def test_a_job_without_an_input_is_named_by_its_feature() -> None:
+    """A job without an input has its feature's path as a name, and no original on this disk."""
+    job = Feature("text-to-image/youcam", {"model": "youcam-image-v2", "prompt": "a fox"})
+    async with client(vendor()) as c, c.batch([job]) as batch:
+        await taken(batch)
+        report = await batch.report()
+
+    assert [("text-to-image/youcam", None)] == [(each.source, each.picture) for each in report.jobs]
 
 
 async def test_the_timeline_has_the_vendors_requests() -> None:

@@ -507,7 +507,7 @@ async def test_jobs_are_read_in_the_callers_loop(asynchronous: bool) -> None:
 
 
 async def test_the_source_is_read_lazily() -> None:
-    """An endless source is read a few dozen jobs ahead, and not after the block."""
+    """An endless source is read only as far as the batch has room, and not after the block."""
     read = 0
 
     def endless() -> Iterator[Job]:

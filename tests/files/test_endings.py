@@ -11,8 +11,6 @@ from PIL import Image
 from perfect_async._files.endings import has_end
 from perfect_async.sandbox import portrait
 
-LONG_SCAN = 5 * 64 * 1024
-
 
 def encode(kind: str, size: int = 64, **options: object) -> bytes:
     """Draw a portrait in the format `kind`."""

@@ -695,12 +695,6 @@ class TestHostilePictures:
             images._look_at_bytes(png, Smile)
 
 
-def flipped(data: bytes, at: int) -> bytes:
-    changed = bytearray(data)
-    changed[at] ^= 1
-    return bytes(changed)
-
-
 class TestStreaming:
     """The bytes for the upload."""
 

@@ -46,7 +46,6 @@ ROOT = Path(__file__).parents[2]
 SECOND = 1_000_000
 NOW = 1_790_000_000 * SECOND
 DAY = 24 * 3600 * SECOND
-LIVES = "Entered Uploaded Creating Created"
 
 
 class Writer:
@@ -629,9 +628,6 @@ def test_a_clock_that_was_set_back_makes_requests_young(path: Path) -> None:
     with opened(path, NOW - DAY) as file:
         assert 8 == sum(count for _, count in file.past)
         assert {0} == {age for age, _ in file.past}
-
-
-UNSEEN = [(0, 5), (0, 5), (0, 5)]
 
 
 def test_a_killed_process_may_have_sent_more(path: Path) -> None:

@@ -219,6 +219,19 @@ def test_a_timeline_of_any_length_is_drawn(count: int, pages: int) -> None:
     assert f'width="{pages}00%" height="110"' in content
 
 
+@pytest.mark.parametrize(
+    ("name", "ends"), [("a" * 30, True), ("\a" * 30, False)], ids=["a", "bell"]
+)
+def test_a_name_stands_where_its_escapes_have_room(name: str, ends: bool) -> None:
+    """A name is written before its line only where it fits there as it is written."""
+    job = ReportJob(1, f"in/{name}", "done", ended=12.0)
+    request = ReportRequest("create", (1,), 9.0, 9.2, "Accepted", 1)
+
+    content = render_page(Report((job,), seconds=12.0, requests=(request,)), Path("/")).decode()
+
+    assert ends == ('<text class="name ends"' in content)
+
+
 def test_an_empty_report_is_a_page() -> None:
     """A batch without jobs has one, too."""
     found = page(Report(()))

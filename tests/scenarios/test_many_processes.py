@@ -163,14 +163,6 @@ class Site:
         self.program = town.program("site", *address, WORK=work)
         wait_for_port(self.program, self.port)
 
-    def standings(self) -> dict[int, int]:
-        """The number of members that each answering worker knows of."""
-        found: dict[int, int] = {}
-        for _ in range(40):
-            answer = httpx.get(f"{self.url}/standing", timeout=30).json()
-            found[answer["pid"]] = max(found.get(answer["pid"], 0), answer["members"])
-        return found
-
     def smiles(self, first: int, count: int) -> list[int]:
         """Request so many smiles at once, and return the process that made each."""
         with ThreadPoolExecutor(count) as pool:

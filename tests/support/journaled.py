@@ -18,7 +18,7 @@ from perfect_async._journal.writer import JournalWriter
 from perfect_async._runtime import clock as clock_module
 from perfect_async._runtime import commands, doubts
 from perfect_async._transport.transport import HttpTransport
-from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
+from perfect_async.sandbox import Faults, Sandbox, portrait
 from tests.support.sandboxed import client, clock, vendor
 from tests.support.virtual_time import START
 
@@ -263,6 +263,3 @@ async def each(jobs: Iterable[Smile], pause: float = 0.0) -> AsyncIterator[Smile
     for one in jobs:
         await asyncio.sleep(pause)
         yield one
-
-
-FAST = {"ai-smile": Durations.fixed(3.0), "ai-avatar": Durations.fixed(20.0)}

@@ -544,12 +544,7 @@ async def smile(request: Request) -> JSONResponse:
     return JSONResponse({"pid": os.getpid(), "pictures": len(result.images)})
 
 
-async def standing(request: Request) -> JSONResponse:
-    opened = cast("Client", request.app.state.client)
-    return JSONResponse({"pid": os.getpid(), "members": opened.statistics().members})
-
-
-app = Starlette(routes=[Route("/smile", smile), Route("/standing", standing)], lifespan=lifespan)
+app = Starlette(routes=[Route("/smile", smile)], lifespan=lifespan)
 
 
 def main(command: str, *arguments: str) -> None:
