@@ -250,7 +250,10 @@ class Pacer:
 
         An early poll frees all that is reserved for a task that has ended. Without early polls the
         window fills with reservations, and no task is created until the first reserved polls.
+        It is 0 while nothing is reserved, since a small window may hold no more than one task.
         """
+        if not len(self.table):
+            return 0
         return min(_KEPT_FOR_ENDS * (self.table.cycle * SLOT // _RARE), _MOST_KEPT)
 
     @property

@@ -1,4 +1,4 @@
-"""How long a batch takes by the lease: the longer it is, the fewer polls keep tasks alive."""
+"""What the lease changes: the longer it is, the fewer polls keep tasks alive."""
 
 import random
 from functools import cache
@@ -9,7 +9,9 @@ import pytest
 
 import benchmarks.model
 from benchmarks.loads import AVATAR, Load, lognormal
-from perfect_async.models import Polling
+from perfect_async.errors import ConfigurationError
+from perfect_async.models import Limits, Polling
+from perfect_async.scheduler import Scheduler
 
 SECOND = 1_000_000
 LEASES = (10, 20, 30, 45, 60, 120, 300, 600)
@@ -59,3 +61,22 @@ def test_a_much_longer_lease_is_not_slower(name: str, leases: tuple[int, ...]) -
 def test_no_longer_lease_is_slower(name: str, shorter: int, longer: int) -> None:
     """The same for each lease of a grid."""
     assert takes(name, longer, 3) <= 1.03 * takes(name, shorter, 3) + 1
+
+
+@pytest.mark.parametrize("lease", LEASES)
+def test_a_lone_job_is_created_in_a_small_window(
+    monkeypatch: pytest.MonkeyPatch, lease: int
+) -> None:
+    """It ends under all limits that are accepted, however few requests they allow."""
+    monkeypatch.setattr(benchmarks.model, "LEASE", lease * SECOND)
+    accepted, polling = 0, Polling(lease=lease)
+    for requests in (*range(3, 21), 40):
+        limits = Limits(requests)
+        try:
+            Scheduler(limits, polling)
+        except ConfigurationError:
+            continue
+        accepted += 1
+        outcome = benchmarks.model.simulate([8.0], limits=limits, polling=polling, until=1000)
+        assert (True, 1) == (outcome.ended, outcome.done), limits
+    assert accepted
