@@ -71,7 +71,8 @@ class Scheduler:
     `limits` and `polling` are the settings of the same names. `engine_retries` is how often a job
     whose engine failed is tried again as a new task, if the failure may pass. `files_per_call` is
     how many files one registration holds at first. The constructor raises `ConfigurationError` if
-    the limits do not allow one task to be polled for as long as it may run.
+    the limits do not allow one task to be polled for as long as it may run, or with webhooks, to be
+    created and polled once.
 
     Where a ledger shares the key, `member` is the scheduler's name in it, and `pid` is its process,
     for people to read. Each step then begins with `LedgerRead` and ends with `changes`, while the
@@ -130,6 +131,11 @@ class Scheduler:
                 f"{limits!r} cannot keep even one task alive that is polled every "
                 f"{state.table.cycle * SLOT / SECOND:g} s for up to {polling.give_up_after:g} s."
             )
+            if not state.keeps_alive:
+                message = (
+                    f"{limits!r} has no room for a task: with webhooks it needs 3 requests, for "
+                    "its creation, its result and a retry."
+                )
             raise ConfigurationError(message)
 
     def __repr__(self) -> str:

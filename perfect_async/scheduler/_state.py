@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 LEAST_REQUESTS: Final = 3
 """The least requests of a smile: a creation, a share of a registration and two polls."""
+_LEAST_WITH_WEBHOOKS: Final = 2
+"""The same if a webhook announces the end: a creation and a poll for the result."""
 _MOST_FAILURES: Final = 8
 _MOST_REFUSALS: Final = 20
 _SAME_REFUSALS: Final = 3
@@ -119,10 +121,14 @@ class SchedulerState:
     # Questions of the deciding half.
 
     def can_keep_one(self) -> bool:
-        """Return whether the limits allow one task to be polled for as long as it may run."""
+        """Return whether the limits allow one task to be polled for as long as it may run.
+
+        With webhooks one poll for its result is enough.
+        """
+        limit = self.pacer.limit(0)
         if not self.keeps_alive:
-            return True
-        return self.table.admits(0, 0, self.give_up // SLOT, self.pacer.limit(0))
+            return limit >= _LEAST_WITH_WEBHOOKS
+        return self.table.admits(0, 0, self.give_up // SLOT, limit)
 
     def settlement(self, now: int) -> ev.Settle | None:
         """Return the end to report now: the first one queued, or that of a task too old."""

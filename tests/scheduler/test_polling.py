@@ -12,7 +12,13 @@ from hypothesis.stateful import initialize, invariant, rule
 
 from perfect_async import events as ev
 from perfect_async._time import NEVER, SLOT
-from perfect_async.errors import RateLimited, ServiceUnavailable, TaskExpired, TaskFailed
+from perfect_async.errors import (
+    ConfigurationError,
+    RateLimited,
+    ServiceUnavailable,
+    TaskExpired,
+    TaskFailed,
+)
 from perfect_async.events import TaskKind
 from perfect_async.models import Completion, Limits, Polling
 from perfect_async.scheduler import Scheduler
@@ -387,6 +393,22 @@ def test_the_overdue_time_is_learned() -> None:
 
     # Nothing is documented of these: 240 s.
     assert [16.5] == pytest.approx(world.polls(last), abs=1)
+
+
+@pytest.mark.parametrize("requests", [1, 2])
+def test_limits_too_small_for_webhooks(requests: int) -> None:
+    """A task needs three requests of a window; with fewer the first one would wait for ever."""
+    with pytest.raises(ConfigurationError, match="it needs 3 requests"):
+        Scheduler(Limits(requests), WEBHOOK)
+
+
+def test_the_smallest_limits_for_webhooks() -> None:
+    """With three requests of a window all tasks are created and end."""
+    world = NotifyingWorld(Limits(3), WEBHOOK)
+    for _ in range(3):
+        world.want()
+    world.finish()
+    assert Counter(Succeeded=3) == world.endings()
 
 
 def test_the_estimate_with_webhooks() -> None:
