@@ -940,8 +940,8 @@ def test_a_reserved_poll_that_follows_soon_takes_no_turn() -> None:
     assert not harness.extra_polls.scouts(0)
 
 
-def test_tasks_are_polled_for_a_first_end_no_longer() -> None:
-    """A task that ended is forgotten; the rest are named once, when something is known."""
+def test_a_task_that_ended_takes_no_turn() -> None:
+    """It is forgotten; the others still wait for their turn."""
     harness = ScoutingHarness(120)
     for job in harness.jobs:
         harness.extra_polls.scout(job, 0)
@@ -949,8 +949,6 @@ def test_tasks_are_polled_for_a_first_end_no_longer() -> None:
     harness.extra_polls.forget(1)
     assert not harness.extra_polls.scouts(1)
     assert [harness.jobs[0], harness.jobs[2]] == harness.extra_polls.scouted()
-    assert [] == harness.extra_polls.scouted()
-    assert not harness.extra_polls.scouts(0)
 
 
 class UnknownSmiles(SchedulerHarness):
@@ -1011,6 +1009,22 @@ def test_a_first_end_tells_when_to_poll_the_others() -> None:
     [end] = {state.admission.likely_end(ref) for ref in others}
     assert end is not None
     assert {max(end, 2 * SECOND)} == {state.jobs[ref].likely_at for ref in others}
+
+
+def test_a_first_end_changes_no_turn_of_another_kind() -> None:
+    """Avatars are still polled for a first end, each at its time, after a first smile has ended."""
+    smiles = UnknownSmiles(120, 2)
+    for ref in (7, 8, 9):
+        smiles.tell(ev.JobAdded(ref, TaskKind("ai-avatar"), 1.0, uploads=False))
+    assert 5 == smiles.create()
+    poll = smiles.poll()
+    assert poll.ref < 2
+    state = smiles.scheduler._state
+    turns = [state.jobs[ref].likely_at for ref in (7, 8, 9)]
+    smiles.tell(ev.Succeeded(poll, ("u",)))
+    assert not state.extra_polls.scouts(1 - poll.ref)
+    assert all(state.extra_polls.scouts(ref) for ref in (7, 8, 9))
+    assert turns == [state.jobs[ref].likely_at for ref in (7, 8, 9)]
 
 
 def test_early_polls_share_a_window_evenly_under_a_very_long_lease() -> None:
