@@ -171,7 +171,7 @@ class Scheduler:
         """Return the command to perform at `now`, or None. Report `Issued` before asking again."""
         if self._answered_at != now:
             state = self._state
-            sources = self._urgent if state.is_urgent(now) else ()
+            sources = self._urgent if self._is_urgent(now) else ()
             if state.wants_more(now):
                 sources += self._optional
             self._answer = self._first(sources, _Moment(state, now)) if sources else None
@@ -445,6 +445,16 @@ class Scheduler:
         self._urgent = tuple(urgent)
         sources = (*self._urgent, *self._optional)
         self._wakes = tuple(dict.fromkeys(source.wakes for source in sources))
+
+    def _is_urgent(self, now: int) -> bool:
+        """Return whether an urgent source may have a command.
+
+        This is a quick check, since after most events none of them has.
+        """
+        for wakes, _ in self._urgent:  # noqa: SIM110 - `any` takes longer
+            if wakes() <= now:
+                return True
+        return False
 
     @staticmethod
     def _first(sources: Iterable[_Source], moment: _Moment) -> ev.Command | None:

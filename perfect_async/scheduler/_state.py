@@ -177,22 +177,6 @@ class SchedulerState:
             self.lease = self.extra_polls.lease = assumed
             self.members.shorten_lease(assumed)
 
-    def is_urgent(self, now: int) -> bool:
-        """Return whether one of the scheduler's urgent sources may have a command.
-
-        This is a quick check, since after most events none of them has.
-        """
-        return (
-            self.settlements.wakes() <= now
-            or self.table.wakes() <= now
-            or self.extra_polls.try_at() <= now
-            or self.uploads.upload_at() <= now
-            or self.poll_queue.wakes() <= now
-            or self.takeover_at() <= now
-            or self.queries.expires_at() <= now
-            or (self.members.shared and self.members.rescue_at() <= now)
-        )
-
     def wants_more(self, now: int) -> bool:
         """Return whether a command that is not reserved may be due.
 
