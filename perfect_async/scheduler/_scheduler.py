@@ -593,10 +593,7 @@ class Scheduler:
         the batch. The caller may have more jobs than it has handed over.
         """
         state = self._state
-        work = state.uncreated()
-        if state.members.shared:
-            work += state.members.work(moment.now)
-        rare = state.pacer.rare
+        work, rare = state.work(moment.now), state.pacer.rare
         if not work or not moment.free or (work >= self.lookahead() - _AHEAD and not rare):
             return None
         # Where polls are rare, a task costs its creation and one poll.
@@ -612,8 +609,7 @@ class Scheduler:
         """Poll a task before its reserved poll while no other work waits."""
         state = self._state
         if (
-            state.uncreated()
-            or (state.members.shared and state.members.work(moment.now))
+            state.work(moment.now)
             or not moment.free
             or not state.admission.leaves_room(moment.now, moment.limit)
         ):

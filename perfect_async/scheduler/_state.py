@@ -164,6 +164,13 @@ class SchedulerState:
         """Return how many jobs wait for their creation."""
         return len(self.ready) + self.uploads.jobs
 
+    def work(self, now: int) -> int:
+        """Return how many jobs of all members wait for their creation."""
+        work = self.uncreated()
+        if self.members.shared:
+            work += self.members.work(now)
+        return work
+
     def set_limits(self, limits: ev.SharedLimits) -> None:
         """Use the limits and the lease that apply to all members from now on."""
         self.lease = self.extra_polls.lease = limits.lease
@@ -185,8 +192,7 @@ class SchedulerState:
         if self.ready or self.queries.waiting:
             return True
         early = self.extra_polls.early_at() <= now
-        uploads = self.uploads.waiting or self.uploads.under_way
-        if not uploads and not (self.members.shared and self.members.work(now)):
+        if not self.work(now):
             return early
         # Early polls leave while no other work waits, or in mid-lease. Polls of tasks that have
         # probably ended also leave beside other work.
@@ -636,10 +642,7 @@ class SchedulerState:
             self.admission.move(now)
         elif self.members.met:
             self.members.forget_old(now)
-        work = self.uncreated()
-        if self.members.shared:
-            work += self.members.work(now)
-        self.pacer.expect(LEAST_REQUESTS * work)
+        self.pacer.expect(LEAST_REQUESTS * self.work(now))
         if not self.pacer.plan_is_current:
             self.pacer.replan(now)
         if now >= self.admission.acts_at or self.pacer.allowance.contended_until:

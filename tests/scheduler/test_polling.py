@@ -879,6 +879,18 @@ def test_a_late_answer_without_a_reserved_poll() -> None:
     assert (late, 1) == first(harness.extra_polls.tries)
 
 
+def test_the_upload_of_a_cancelled_job_delays_no_early_poll() -> None:
+    """No job waits any more, so the running task is polled at its interval."""
+    harness = SchedulerHarness()
+    harness.running()
+    harness.tell(ev.JobAdded(2, SMILE, 1.0, uploads=True))
+    assert isinstance(harness.take(), ev.Register)
+    harness.tell(ev.JobCancelled(2))
+    assert 2 == harness.settle().ref
+    assert 1 == harness.poll().ref
+    assert 2 * SECOND == harness.now
+
+
 # Before a first end of a kind, where reserved polls are rare.
 
 
