@@ -256,12 +256,13 @@ class Scheduler:
         """
         return self._state.members.changes(now)
 
-    def may_leave_unlocked(self, command: ev.Command, now: int, *, tried: int = _INSIST) -> bool:
+    def may_leave_unlocked(self, command: ev.Command, now: int, *, tried: int) -> bool:
         """Return whether `command`, which is due, may leave without the ledger's lock.
 
         A command that costs no request may, and so may a reserved poll, which all members know of.
         Another member may already have sent a poll that is overdue. Such a poll leaves only after
-        the lock was `tried` for half a second, since its task may be lost otherwise.
+        the lock was tried for half a second, since its task may be lost otherwise. `tried` is how
+        long the lock has been tried.
         """
         if isinstance(command, (ev.Settle, ev.Upload)):
             return True

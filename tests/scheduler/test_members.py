@@ -17,6 +17,7 @@ Before the others have written their rows again (`RECOVERY`), the key looks unus
 
 import random
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import pairwise
 from typing import TypeVar
 
@@ -570,7 +571,7 @@ def test_old_requests_of_ours_are_forgotten(shared: Shared) -> None:
 def test_only_reserved_polls_uploads_and_reports_leave_without_the_lock(shared: Shared) -> None:
     """A creation, a retry and a rescue wait for the lock."""
     shared.running()
-    may = shared.scheduler.may_leave_unlocked
+    may = partial(shared.scheduler.may_leave_unlocked, tried=SECOND)
     at = shared.scheduler._state.table.reserved(1)[0] * SLOTS
     poll = ev.Poll(9, 1)
 
