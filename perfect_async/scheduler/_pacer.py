@@ -375,7 +375,8 @@ class Pacer:
     def _least_cycle(self) -> int:
         """Return the shortest cycle, in slots, in which one task can be polled."""
         polls = self._requests - math.ceil(_SPARE * self._requests) - 2
-        return min(-(-self.table.account.reach // max(1, polls)), self._lease * 88 // 100 // SLOT)
+        longest = self._lease * _SHORT // 100 // SLOT
+        return min(-(-self.table.account.reach // max(1, polls)), longest)
 
     def _percent(self, share: int) -> int:
         """Return `share` percent of the lease, in slots."""
