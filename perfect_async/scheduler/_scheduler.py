@@ -331,25 +331,25 @@ class Scheduler:
         """
         return min(max(_LEAST_AHEAD, 8 * self._limits.per_second), _MOST_AHEAD)
 
-    def eta(self, waiting: int, running: int) -> float | None:
-        """Estimate the seconds until so many more jobs have ended, or None before the first end.
+    def eta(self, waiting: int, running: int, now: int) -> float | None:
+        """Estimate the seconds from `now` until so many more jobs have ended.
 
-        Two limits bound it: the requests of a window, and the tasks that can be polled side by
-        side. Running tasks are assumed to be half done on average.
+        Before the first end it is None, or the wait for a full window. Afterwards two limits
+        bound it: the requests of a window, and the tasks that can be polled side by side. Running
+        tasks are assumed to be half done on average.
         """
         state, left = self._state, waiting + running / 2
         if not left:
             return 0.0
         if not state.ended:
-            # Only the wait for a full window is known.
-            return self.window_wait() or None
+            return self.window_wait(now) or None
         known = state.ended >= _KNOWN
         per_job = state.requests.total() / state.ended if known else float(LEAST_REQUESTS)
         lasts = state.lasted / state.ended / SECOND
-        return self._ends_in(left, per_job, lasts) + lasts / 2
+        return self._ends_in(left, per_job, lasts, now) + lasts / 2
 
-    def estimate(self, jobs: Mapping[ev.TaskKind, int]) -> tuple[float, bool]:
-        """Estimate the seconds until `jobs`, so many of each kind, have ended if added now.
+    def estimate(self, jobs: Mapping[ev.TaskKind, int], now: int) -> tuple[float, bool]:
+        """Estimate the seconds until `jobs`, so many of each kind, have ended if added at `now`.
 
         Also return whether a task of each kind has ended here. For other kinds the documented
         duration is used, or two minutes. Jobs that already wait or run come first.
@@ -367,15 +367,16 @@ class Scheduler:
         waiting = state.uncreated()
         left = count + waiting + (len(state.jobs) - waiting) / 2
         # The batch does not end before its longest kind of task.
-        seconds = max(self._ends_in(left, 1 + polls, lasts) + lasts / 2, *lasting.values())
+        ends_in = self._ends_in(left, 1 + polls, lasts, now)
+        seconds = max(ends_in + lasts / 2, *lasting.values())
         return seconds, None not in means.values()
 
-    def _ends_in(self, left: float, per_job: float, lasts: float) -> float:
-        """Estimate the seconds until `left` more jobs are under way.
+    def _ends_in(self, left: float, per_job: float, lasts: float, now: int) -> float:
+        """Estimate the seconds from `now` until `left` more jobs are under way.
 
         Each needs `per_job` requests and lasts `lasts` seconds.
         """
-        state, now = self._state, self._state.updated_at
+        state = self._state
         limit = max(1, state.pacer.allowance.limit(now))
         needed, free = left * per_job, limit - state.table.occupied(now)
         # With webhooks a task needs its creation and its result; otherwise a poll each cycle.
@@ -385,16 +386,15 @@ class Scheduler:
         if needed <= free and state.keeps_alive:
             # The window holds all requests, so only reserved polls limit the tasks side by side.
             at_once = max(at_once, (free - needed / 2) / state.admission.reserved_each(now))
-        budget = max(self._allowed_in(needed - free), needed / self._limits.per_second)
+        budget = max(self._allowed_in(needed - free, now), needed / self._limits.per_second)
         return max(budget, left * lasts / at_once)
 
-    def window_wait(self, now: int | None = None) -> float:
-        """Estimate the seconds until the first job can be sent, if the window is full.
+    def window_wait(self, now: int) -> float:
+        """Estimate the seconds from `now` until the first job can be sent, if the window is full.
 
         It is 0 while a job runs. The requests of this process and of others count alike.
         """
         state = self._state
-        now = state.updated_at if now is None else now
         waiting = state.uncreated()
         if not waiting or len(state.jobs) > waiting:
             return 0.0
@@ -416,13 +416,14 @@ class Scheduler:
         allowance = self._state.pacer.allowance
         return allowance.limit(self._state.updated_at) < allowance.requests
 
-    def _allowed_in(self, requests: float) -> float:
-        """Estimate the seconds until the window has room for so many more requests."""
+    def _allowed_in(self, requests: float, now: int) -> float:
+        """Estimate the seconds from `now` until the window has room for so many more requests."""
         period, waits = self._limits.period, 0.0
-        for age, count in self._state.table.past(self._state.updated_at):
+        for age, count in self._state.table.past(now):
             if requests <= 0:
                 return waits
-            waits, requests = period - age / SECOND, requests - count
+            if count:
+                waits, requests = period - age / SECOND, requests - count
         allowed = self._state.pacer.allowance.requests
         return waits + max(0.0, requests) * period / max(1, allowed)
 

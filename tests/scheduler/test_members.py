@@ -841,11 +841,11 @@ def test_a_full_window_is_waited_for_until_a_first_task_fits(
     ]
     began = 356 * SECOND
     shared.step(other(at=began), *rows, at=began)
-    assert 0 == shared.scheduler.window_wait()
+    assert 0 == shared.scheduler.window_wait(began)
     shared.job()
     assert [] == shared.step(at=began)
 
-    wait, later = shared.scheduler.window_wait(), shared.scheduler.window_wait(began + SECOND)
+    wait, later = (shared.scheduler.window_wait(began + after) for after in (0, SECOND))
     [(sent_at, command), *_] = shared.until(began + 300 * SECOND)
     assert isinstance(command, ev.Submit)
     assert pytest.approx(sent_at - began, abs=9 * SECOND) == wait * SECOND
@@ -859,7 +859,7 @@ def test_a_window_that_others_need_is_waited_for_for_a_period(shared: Shared) ->
     shared.job()
 
     assert [] == shared.step(at=at)
-    assert 300 == shared.scheduler.window_wait()
+    assert 300 == shared.scheduler.window_wait(at)
 
 
 def test_creations_of_an_earlier_period_do_not_count(shared: Shared) -> None:
