@@ -3,7 +3,7 @@
 import random
 from functools import cache
 from itertools import pairwise
-from statistics import mean
+from statistics import median
 
 import pytest
 
@@ -27,7 +27,11 @@ LOADS = {
 
 @cache
 def takes(name: str, lease: int, seeds: int) -> float:
-    """Seconds that a batch takes on the average; asserts that nothing was lost or refused."""
+    """Seconds that a batch usually takes; asserts that nothing was lost or refused.
+
+    It is the median, since a few seeds take up to twice the time: their last tasks have ended long
+    before they are polled.
+    """
     load, patch = LOADS[name], pytest.MonkeyPatch()
     with patch.context() as context:
         context.setattr(benchmarks.model, "LEASE", lease * SECOND)
@@ -41,7 +45,7 @@ def takes(name: str, lease: int, seeds: int) -> float:
             for seed in range(seeds)
         ]
     assert [(0, 0)] * seeds == [(outcome.lost, outcome.refused) for outcome in outcomes]
-    return mean(outcome.makespan for outcome in outcomes)
+    return median(outcome.makespan for outcome in outcomes)
 
 
 @pytest.mark.parametrize(
@@ -56,11 +60,22 @@ def test_a_much_longer_lease_is_not_slower(name: str, leases: tuple[int, ...]) -
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("shorter", "longer"), [*pairwise(LEASES)])
-@pytest.mark.parametrize("name", LOADS)
+@pytest.mark.parametrize(
+    ("name", "shorter", "longer"),
+    [
+        (name, *pair)
+        for name, leases in (
+            ("50 smiles", LEASES),
+            ("100 smiles", LEASES),
+            # Avatars take the most time to simulate, so their grid is coarser.
+            ("40 avatars", (10, 20, 45, 120, 600)),
+        )
+        for pair in pairwise(leases)
+    ],
+)
 def test_no_longer_lease_is_slower(name: str, shorter: int, longer: int) -> None:
     """The same for each lease of a grid."""
-    assert takes(name, longer, 3) <= 1.03 * takes(name, shorter, 3) + 1
+    assert takes(name, longer, 10) <= 1.03 * takes(name, shorter, 10) + 1
 
 
 @pytest.mark.parametrize("lease", LEASES)
