@@ -244,7 +244,7 @@ class Batch:
         counted = self._counted()
         if counted.total is None or self._session is None:
             return counted
-        eta = self._session.driver.scheduler.eta(counted.waiting, counted.running)
+        eta = self._session.driver.eta(counted.waiting, counted.running)
         return attrs.evolve(counted, eta=eta)
 
     def _counted(self) -> Progress:

@@ -815,8 +815,8 @@ class Client:
             costs[job.feature] = costs.get(job.feature, 0.0) + units
             kinds[JobSpec.kind_of(job)] += 1
             count += 1
-        scheduler = self._ready().driver.scheduler
-        seconds, measured = self._executor.ask(lambda: scheduler.estimate(kinds))
+        driver = self._ready().driver
+        seconds, measured = self._executor.ask(lambda: driver.estimate(kinds))
         return Estimate(count, sum(costs.values()), costs, documented, seconds, measured)
 
     async def delete(self, task_id: str) -> None:

@@ -415,7 +415,7 @@ class ClientSession:
             came = job is not None and awaited(job).is_set()
         finally:
             if job is not None and not came:
-                window_wait = self.driver.scheduler.window_wait()
+                window_wait = self.driver.window_wait()
                 self.driver.withdraw(job.handle)
         if job is not None and came:
             return job

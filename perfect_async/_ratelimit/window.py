@@ -98,10 +98,7 @@ class SlidingWindow:
 
     def remember(self, past: Iterable[tuple[int, int]]) -> None:
         """Count requests that left before time 0, as `past` lists them; call it first."""
-        # The account reaches back as far as any window does.
-        self._base = -self._run
-        self._left = [0] * (self._run + 1)
-        self._reserved = [0] * (self._run + 1)
+        self.begin(0)
         for age, count in past:
             self._left[self.index(-age // SLOT)] += count
             self._total += count

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import itertools
 import math
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Final, assert_never, cast
@@ -195,6 +195,18 @@ class Driver:
     def past(self) -> tuple[tuple[int, int], ...]:
         """Return the requests of this window as (age in microseconds, count), the oldest first."""
         return self.scheduler.past(self._now())
+
+    def window_wait(self) -> float:
+        """Return the seconds until the first job can be sent, if the request window is full."""
+        return self.scheduler.window_wait(self._now())
+
+    def eta(self, waiting: int, running: int) -> float | None:
+        """Return the seconds until so many more jobs have ended; see `Scheduler.eta`."""
+        return self.scheduler.eta(waiting, running, self._now())
+
+    def estimate(self, jobs: Mapping[ev.TaskKind, int]) -> tuple[float, bool]:
+        """Return the seconds that `jobs` would take from now on; see `Scheduler.estimate`."""
+        return self.scheduler.estimate(jobs, self._now())
 
     # Opening and closing.
 

@@ -116,8 +116,6 @@ class AdmissionController:
         # The job that was admitted last, the time, its kind, its origin and its last slot.
         self._admitted: tuple[ScheduledJob, int, _Kind, int, int] | None = None
         self._changes = 0
-        # The number of kinds whose first end became known.
-        self.discovered = 0
         # The tasks of other members, and whether a task of another member lacks polls.
         self._foreign: set[int] = set()
         self.short_elsewhere = False
@@ -383,11 +381,9 @@ class AdmissionController:
     def _review(self, kind: _Kind, now: int, *, every: bool) -> None:
         if kind.stale:
             kind.changes = 0
-            unknown = kind.outlook is None
             running = [task.low for task in [*kind.old.values(), *kind.young.values()] if task.low]
             kind.outlook = kind.durations.outlook(running, self._table.cycle * SLOT)
             kind.horizon = 0 if kind.outlook is None else kind.outlook.horizon
-            self.discovered += unknown and kind.outlook is not None
             # A small change of the horizon changes no plan.
             every |= abs(kind.horizon - kind.placed) * 4 > self._table.cycle * SLOT
         if every or kind.unsorted:

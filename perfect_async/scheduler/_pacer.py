@@ -250,7 +250,10 @@ class Pacer:
 
         An early poll frees all that is reserved for a task that has ended. Without early polls the
         window fills with reservations, and no task is created until the first reserved polls.
+        It is 0 while nothing is reserved, since a small window may hold no more than one task.
         """
+        if not len(self.table):
+            return 0
         return min(_KEPT_FOR_ENDS * (self.table.cycle * SLOT // _RARE), _MOST_KEPT)
 
     @property
@@ -372,7 +375,8 @@ class Pacer:
     def _least_cycle(self) -> int:
         """Return the shortest cycle, in slots, in which one task can be polled."""
         polls = self._requests - math.ceil(_SPARE * self._requests) - 2
-        return min(-(-self.table.account.reach // max(1, polls)), self._lease * 88 // 100 // SLOT)
+        longest = self._lease * _SHORT // 100 // SLOT
+        return min(-(-self.table.account.reach // max(1, polls)), longest)
 
     def _percent(self, share: int) -> int:
         """Return `share` percent of the lease, in slots."""

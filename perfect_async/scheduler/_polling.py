@@ -232,10 +232,8 @@ class ExtraPolls:
             self._scouts[job.ref] = job
 
     def scouted(self) -> list[ScheduledJob]:
-        """Return the jobs that wait for a poll to find a first end, and forget them."""
-        jobs = [*self._scouts.values()]
-        self._scouts.clear()
-        return jobs
+        """Return the jobs that are to be polled to find a first end."""
+        return [*self._scouts.values()]
 
     def forget(self, ref: int) -> None:
         """Do not poll `ref` to find a first end."""
@@ -299,7 +297,6 @@ class LeasePolling:
         self.admission = AdmissionController(pacer, insured=insured, give_up=give_up)
         self.extra_polls = ExtraPolls(pacer, lease=lease, interval=interval)
         self.counts: Counter[str] = Counter()
-        self._discovered = 0
 
     @property
     def held(self) -> int:
@@ -347,10 +344,13 @@ class LeasePolling:
             self._poll_queue.put(job, now + pause(job))
 
     def reviewed(self) -> None:
-        """Schedule early polls for tasks whose kind has had its first end since the last review."""
-        if self.admission.discovered != self._discovered:
-            self._discovered = self.admission.discovered
-            for job in self.extra_polls.scouted():
+        """Schedule early polls by the durations of a kind that has had its first end.
+
+        Tasks of other kinds keep their turns.
+        """
+        for job in self.extra_polls.scouted():
+            if self.admission.knows(job.ref):
+                self.extra_polls.forget(job.ref)
                 self._expect_end(job)
 
     def _expect_end(self, job: ScheduledJob) -> None:

@@ -71,7 +71,8 @@ class Scheduler:
     `limits` and `polling` are the settings of the same names. `engine_retries` is how often a job
     whose engine failed is tried again as a new task, if the failure may pass. `files_per_call` is
     how many files one registration holds at first. The constructor raises `ConfigurationError` if
-    the limits do not allow one task to be polled for as long as it may run.
+    the limits do not allow one task to be polled for as long as it may run, or with webhooks, to be
+    created and polled once.
 
     Where a ledger shares the key, `member` is the scheduler's name in it, and `pid` is its process,
     for people to read. Each step then begins with `LedgerRead` and ends with `changes`, while the
@@ -130,6 +131,11 @@ class Scheduler:
                 f"{limits!r} cannot keep even one task alive that is polled every "
                 f"{state.table.cycle * SLOT / SECOND:g} s for up to {polling.give_up_after:g} s."
             )
+            if not state.keeps_alive:
+                message = (
+                    f"{limits!r} has no room for a task: with webhooks it needs 3 requests, for "
+                    "its creation, its result and a retry."
+                )
             raise ConfigurationError(message)
 
     def __repr__(self) -> str:
@@ -165,7 +171,7 @@ class Scheduler:
         """Return the command to perform at `now`, or None. Report `Issued` before asking again."""
         if self._answered_at != now:
             state = self._state
-            sources = self._urgent if state.is_urgent(now) else ()
+            sources = self._urgent if self._is_urgent(now) else ()
             if state.wants_more(now):
                 sources += self._optional
             self._answer = self._first(sources, _Moment(state, now)) if sources else None
@@ -250,12 +256,13 @@ class Scheduler:
         """
         return self._state.members.changes(now)
 
-    def may_leave_unlocked(self, command: ev.Command, now: int, *, tried: int = _INSIST) -> bool:
+    def may_leave_unlocked(self, command: ev.Command, now: int, *, tried: int) -> bool:
         """Return whether `command`, which is due, may leave without the ledger's lock.
 
         A command that costs no request may, and so may a reserved poll, which all members know of.
         Another member may already have sent a poll that is overdue. Such a poll leaves only after
-        the lock was `tried` for half a second, since its task may be lost otherwise.
+        the lock was tried for half a second, since its task may be lost otherwise. `tried` is how
+        long the lock has been tried.
         """
         if isinstance(command, (ev.Settle, ev.Upload)):
             return True
@@ -324,25 +331,25 @@ class Scheduler:
         """
         return min(max(_LEAST_AHEAD, 8 * self._limits.per_second), _MOST_AHEAD)
 
-    def eta(self, waiting: int, running: int) -> float | None:
-        """Estimate the seconds until so many more jobs have ended, or None before the first end.
+    def eta(self, waiting: int, running: int, now: int) -> float | None:
+        """Estimate the seconds from `now` until so many more jobs have ended.
 
-        Two limits bound it: the requests of a window, and the tasks that can be polled side by
-        side. Running tasks are assumed to be half done on average.
+        Before the first end it is None, or the wait for a full window. Afterwards two limits
+        bound it: the requests of a window, and the tasks that can be polled side by side. Running
+        tasks are assumed to be half done on average.
         """
         state, left = self._state, waiting + running / 2
         if not left:
             return 0.0
         if not state.ended:
-            # Only the wait for a full window is known.
-            return self.window_wait() or None
+            return self.window_wait(now) or None
         known = state.ended >= _KNOWN
         per_job = state.requests.total() / state.ended if known else float(LEAST_REQUESTS)
         lasts = state.lasted / state.ended / SECOND
-        return self._ends_in(left, per_job, lasts) + lasts / 2
+        return self._ends_in(left, per_job, lasts, now) + lasts / 2
 
-    def estimate(self, jobs: Mapping[ev.TaskKind, int]) -> tuple[float, bool]:
-        """Estimate the seconds until `jobs`, so many of each kind, have ended if added now.
+    def estimate(self, jobs: Mapping[ev.TaskKind, int], now: int) -> tuple[float, bool]:
+        """Estimate the seconds until `jobs`, so many of each kind, have ended if added at `now`.
 
         Also return whether a task of each kind has ended here. For other kinds the documented
         duration is used, or two minutes. Jobs that already wait or run come first.
@@ -360,15 +367,16 @@ class Scheduler:
         waiting = state.uncreated()
         left = count + waiting + (len(state.jobs) - waiting) / 2
         # The batch does not end before its longest kind of task.
-        seconds = max(self._ends_in(left, 1 + polls, lasts) + lasts / 2, *lasting.values())
+        ends_in = self._ends_in(left, 1 + polls, lasts, now)
+        seconds = max(ends_in + lasts / 2, *lasting.values())
         return seconds, None not in means.values()
 
-    def _ends_in(self, left: float, per_job: float, lasts: float) -> float:
-        """Estimate the seconds until `left` more jobs are under way.
+    def _ends_in(self, left: float, per_job: float, lasts: float, now: int) -> float:
+        """Estimate the seconds from `now` until `left` more jobs are under way.
 
         Each needs `per_job` requests and lasts `lasts` seconds.
         """
-        state, now = self._state, self._state.updated_at
+        state = self._state
         limit = max(1, state.pacer.allowance.limit(now))
         needed, free = left * per_job, limit - state.table.occupied(now)
         # With webhooks a task needs its creation and its result; otherwise a poll each cycle.
@@ -378,16 +386,15 @@ class Scheduler:
         if needed <= free and state.keeps_alive:
             # The window holds all requests, so only reserved polls limit the tasks side by side.
             at_once = max(at_once, (free - needed / 2) / state.admission.reserved_each(now))
-        budget = max(self._allowed_in(needed - free), needed / self._limits.per_second)
+        budget = max(self._allowed_in(needed - free, now), needed / self._limits.per_second)
         return max(budget, left * lasts / at_once)
 
-    def window_wait(self, now: int | None = None) -> float:
-        """Estimate the seconds until the first job can be sent, if the window is full.
+    def window_wait(self, now: int) -> float:
+        """Estimate the seconds from `now` until the first job can be sent, if the window is full.
 
         It is 0 while a job runs. The requests of this process and of others count alike.
         """
         state = self._state
-        now = state.updated_at if now is None else now
         waiting = state.uncreated()
         if not waiting or len(state.jobs) > waiting:
             return 0.0
@@ -409,13 +416,14 @@ class Scheduler:
         allowance = self._state.pacer.allowance
         return allowance.limit(self._state.updated_at) < allowance.requests
 
-    def _allowed_in(self, requests: float) -> float:
-        """Estimate the seconds until the window has room for so many more requests."""
+    def _allowed_in(self, requests: float, now: int) -> float:
+        """Estimate the seconds from `now` until the window has room for so many more requests."""
         period, waits = self._limits.period, 0.0
-        for age, count in self._state.table.past(self._state.updated_at):
+        for age, count in self._state.table.past(now):
             if requests <= 0:
                 return waits
-            waits, requests = period - age / SECOND, requests - count
+            if count:
+                waits, requests = period - age / SECOND, requests - count
         allowed = self._state.pacer.allowance.requests
         return waits + max(0.0, requests) * period / max(1, allowed)
 
@@ -439,6 +447,16 @@ class Scheduler:
         self._urgent = tuple(urgent)
         sources = (*self._urgent, *self._optional)
         self._wakes = tuple(dict.fromkeys(source.wakes for source in sources))
+
+    def _is_urgent(self, now: int) -> bool:
+        """Return whether an urgent source may have a command.
+
+        This is a quick check, since after most events none of them has.
+        """
+        for wakes, _ in self._urgent:  # noqa: SIM110 - `any` takes longer
+            if wakes() <= now:
+                return True
+        return False
 
     @staticmethod
     def _first(sources: Iterable[_Source], moment: _Moment) -> ev.Command | None:
@@ -577,10 +595,7 @@ class Scheduler:
         the batch. The caller may have more jobs than it has handed over.
         """
         state = self._state
-        work = state.uncreated()
-        if state.members.shared:
-            work += state.members.work(moment.now)
-        rare = state.pacer.rare
+        work, rare = state.work(moment.now), state.pacer.rare
         if not work or not moment.free or (work >= self.lookahead() - _AHEAD and not rare):
             return None
         # Where polls are rare, a task costs its creation and one poll.
@@ -596,8 +611,7 @@ class Scheduler:
         """Poll a task before its reserved poll while no other work waits."""
         state = self._state
         if (
-            state.uncreated()
-            or (state.members.shared and state.members.work(moment.now))
+            state.work(moment.now)
             or not moment.free
             or not state.admission.leaves_room(moment.now, moment.limit)
         ):

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 LEAST_REQUESTS: Final = 3
 """The least requests of a smile: a creation, a share of a registration and two polls."""
+_LEAST_WITH_WEBHOOKS: Final = 2
+"""The same if a webhook announces the end: a creation and a poll for the result."""
 _MOST_FAILURES: Final = 8
 _MOST_REFUSALS: Final = 20
 _SAME_REFUSALS: Final = 3
@@ -119,10 +121,14 @@ class SchedulerState:
     # Questions of the deciding half.
 
     def can_keep_one(self) -> bool:
-        """Return whether the limits allow one task to be polled for as long as it may run."""
+        """Return whether the limits allow one task to be polled for as long as it may run.
+
+        With webhooks one poll for its result is enough.
+        """
+        limit = self.pacer.limit(0)
         if not self.keeps_alive:
-            return True
-        return self.table.admits(0, 0, self.give_up // SLOT, self.pacer.limit(0))
+            return limit >= _LEAST_WITH_WEBHOOKS
+        return self.table.admits(0, 0, self.give_up // SLOT, limit)
 
     def settlement(self, now: int) -> ev.Settle | None:
         """Return the end to report now: the first one queued, or that of a task too old."""
@@ -158,6 +164,13 @@ class SchedulerState:
         """Return how many jobs wait for their creation."""
         return len(self.ready) + self.uploads.jobs
 
+    def work(self, now: int) -> int:
+        """Return how many jobs of all members wait for their creation."""
+        work = self.uncreated()
+        if self.members.shared:
+            work += self.members.work(now)
+        return work
+
     def set_limits(self, limits: ev.SharedLimits) -> None:
         """Use the limits and the lease that apply to all members from now on."""
         self.lease = self.extra_polls.lease = limits.lease
@@ -171,22 +184,6 @@ class SchedulerState:
             self.lease = self.extra_polls.lease = assumed
             self.members.shorten_lease(assumed)
 
-    def is_urgent(self, now: int) -> bool:
-        """Return whether one of the scheduler's urgent sources may have a command.
-
-        This is a quick check, since after most events none of them has.
-        """
-        return (
-            self.settlements.wakes() <= now
-            or self.table.wakes() <= now
-            or self.extra_polls.try_at() <= now
-            or self.uploads.upload_at() <= now
-            or self.poll_queue.wakes() <= now
-            or self.takeover_at() <= now
-            or self.queries.expires_at() <= now
-            or (self.members.shared and self.members.rescue_at() <= now)
-        )
-
     def wants_more(self, now: int) -> bool:
         """Return whether a command that is not reserved may be due.
 
@@ -195,8 +192,7 @@ class SchedulerState:
         if self.ready or self.queries.waiting:
             return True
         early = self.extra_polls.early_at() <= now
-        uploads = self.uploads.waiting or self.uploads.under_way
-        if not uploads and not (self.members.shared and self.members.work(now)):
+        if not self.work(now):
             return early
         # Early polls leave while no other work waits, or in mid-lease. Polls of tasks that have
         # probably ended also leave beside other work.
@@ -646,10 +642,7 @@ class SchedulerState:
             self.admission.move(now)
         elif self.members.met:
             self.members.forget_old(now)
-        work = self.uncreated()
-        if self.members.shared:
-            work += self.members.work(now)
-        self.pacer.expect(LEAST_REQUESTS * work)
+        self.pacer.expect(LEAST_REQUESTS * self.work(now))
         if not self.pacer.plan_is_current:
             self.pacer.replan(now)
         if now >= self.admission.acts_at or self.pacer.allowance.contended_until:

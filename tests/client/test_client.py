@@ -5,6 +5,7 @@ import gc
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -678,12 +679,30 @@ async def test_a_wait_for_the_window_is_visible(caplog: pytest.LogCaptureFixture
             await waiting
 
     assert 200 < wait < 300
-    assert "request window of the key is full for about 2" in caught.value.message
+    # The wait ended 10 s later.
+    [left] = re.findall(r"window of the key is full for about (\d+) s", caught.value.message)
+    assert wait - 10 == pytest.approx(float(left), abs=1)
     assert "The job was not sent and costs nothing." == caught.value.hint
     assert (None, 0.0) == (caught.value.task_id, caught.value.units_at_stake)
     assert 1 == caplog.text.count("The request window of this key is full: 88 of its 90 requests")
     assert "was not sent: The caller no longer waits for this job, 0 units" in caplog.text
     assert "failed" not in caplog.text
+
+
+async def test_the_time_left_of_a_batch_shrinks_while_it_waits_for_the_window() -> None:
+    """A minute of waiting is a minute less, although nothing is sent or answered in it."""
+    async with client(vendor(), limits=Limits(requests=90)) as c:
+        for _ in range(88):
+            await c.units()
+        async with c.batch([smile()]) as batch:
+            await asyncio.sleep(10)
+            before = batch.progress.eta
+            await asyncio.sleep(60)
+            after = batch.progress.eta
+            batch.stop()
+
+    assert before is not None
+    assert after == pytest.approx(before - 60, abs=1)
 
 
 @pytest.mark.parametrize("timeout", [0, 0.05])

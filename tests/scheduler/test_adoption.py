@@ -104,7 +104,7 @@ def test_adopted_and_done() -> None:
     assert 0 == harness.now
     harness.tell(ev.Succeeded(poll, ("https://r.example/1",)))
     assert 1.0 == harness.settle().units
-    assert None is harness.scheduler.eta(1, 0)
+    assert None is harness.scheduler.eta(1, 0, harness.now)
     assert 1 == harness.scheduler.statistics().done
 
 

@@ -17,6 +17,7 @@ Before the others have written their rows again (`RECOVERY`), the key looks unus
 
 import random
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import pairwise
 from typing import TypeVar
 
@@ -573,7 +574,7 @@ def test_old_requests_of_ours_are_forgotten(shared: Shared) -> None:
 def test_only_reserved_polls_uploads_and_reports_leave_without_the_lock(shared: Shared) -> None:
     """A creation, a retry and a rescue wait for the lock."""
     shared.running()
-    may = shared.scheduler.may_leave_unlocked
+    may = partial(shared.scheduler.may_leave_unlocked, tried=SECOND)
     at = shared.scheduler._state.table.reserved(1)[0] * SLOTS
     poll = ev.Poll(9, 1)
 
@@ -843,11 +844,11 @@ def test_a_full_window_is_waited_for_until_a_first_task_fits(
     ]
     began = 356 * SECOND
     shared.step(other(at=began), *rows, at=began)
-    assert 0 == shared.scheduler.window_wait()
+    assert 0 == shared.scheduler.window_wait(began)
     shared.job()
     assert [] == shared.step(at=began)
 
-    wait, later = shared.scheduler.window_wait(), shared.scheduler.window_wait(began + SECOND)
+    wait, later = (shared.scheduler.window_wait(began + after) for after in (0, SECOND))
     [(sent_at, command), *_] = shared.until(began + 300 * SECOND)
     assert isinstance(command, ev.Submit)
     assert pytest.approx(sent_at - began, abs=9 * SECOND) == wait * SECOND
@@ -861,7 +862,7 @@ def test_a_window_that_others_need_is_waited_for_for_a_period(shared: Shared) ->
     shared.job()
 
     assert [] == shared.step(at=at)
-    assert 300 == shared.scheduler.window_wait()
+    assert 300 == shared.scheduler.window_wait(at)
 
 
 def test_creations_of_an_earlier_period_do_not_count(shared: Shared) -> None:

@@ -331,7 +331,14 @@ def test_the_plan_is_current_while_nothing_changes() -> None:
 def test_polls_are_rare_under_long_leases(lease: int, rare: bool, kept: int) -> None:
     """From a cycle of 15 s on, creations leave 4 requests to early polls, and 8 from 30 s on."""
     here = Pacer(Limits(), lease=lease * SECOND, horizon=600 * SECOND)
+    here.table.reserve(1, 0, 100)
     assert (rare, kept) == (here.rare, here.kept_for_ends)
+
+
+def test_the_first_creation_leaves_nothing_to_early_polls() -> None:
+    """While nothing is reserved there is no end to look for, and a small window needs it all."""
+    here = Pacer(Limits(12), lease=60 * SECOND, horizon=600 * SECOND)
+    assert (True, 0) == (here.rare, here.kept_for_ends)
 
 
 @pytest.mark.parametrize(("lease", "pause"), [(10, 0), (120, 0), (200, 30), (600, 30)])

@@ -12,7 +12,13 @@ from hypothesis.stateful import initialize, invariant, rule
 
 from perfect_async import events as ev
 from perfect_async._time import NEVER, SLOT
-from perfect_async.errors import RateLimited, ServiceUnavailable, TaskExpired, TaskFailed
+from perfect_async.errors import (
+    ConfigurationError,
+    RateLimited,
+    ServiceUnavailable,
+    TaskExpired,
+    TaskFailed,
+)
 from perfect_async.events import TaskKind
 from perfect_async.models import Completion, Limits, Polling
 from perfect_async.scheduler import Scheduler
@@ -389,6 +395,22 @@ def test_the_overdue_time_is_learned() -> None:
     assert [16.5] == pytest.approx(world.polls(last), abs=1)
 
 
+@pytest.mark.parametrize("requests", [1, 2])
+def test_limits_too_small_for_webhooks(requests: int) -> None:
+    """A task needs three requests of a window; with fewer the first one would wait for ever."""
+    with pytest.raises(ConfigurationError, match="it needs 3 requests"):
+        Scheduler(Limits(requests), WEBHOOK)
+
+
+def test_the_smallest_limits_for_webhooks() -> None:
+    """With three requests of a window all tasks are created and end."""
+    world = NotifyingWorld(Limits(3), WEBHOOK)
+    for _ in range(3):
+        world.want()
+    world.finish()
+    assert Counter(Succeeded=3) == world.endings()
+
+
 def test_the_estimate_with_webhooks() -> None:
     """With webhooks the estimate counts two requests for each job, and no polls."""
     world = NotifyingWorld(None, WEBHOOK)
@@ -396,11 +418,12 @@ def test_the_estimate_with_webhooks() -> None:
     for _ in range(60):
         world.want(uploads=False)
     world.finish()
-    eta = world.scheduler.eta(1000, 0)
+    eta = world.scheduler.eta(1000, 0, world.now)
 
     assert eta is not None
     assert 2000 < eta < 3000
-    assert (0.0, None) == (world.scheduler.eta(0, 0), Scheduler(Limits(), WEBHOOK).eta(1, 0))
+    assert 0.0 == world.scheduler.eta(0, 0, world.now)
+    assert None is Scheduler(Limits(), WEBHOOK).eta(1, 0, 0)
 
 
 def test_the_estimate_of_a_few_jobs() -> None:
@@ -408,7 +431,7 @@ def test_the_estimate_of_a_few_jobs() -> None:
     world = one_task(lasts=60)
     world.finish()
     world.run(world.now + 400 * SECOND)
-    eta = world.scheduler.eta(50, 0)
+    eta = world.scheduler.eta(50, 0, world.now)
 
     assert eta is not None
     assert 30 < eta < 70
@@ -857,6 +880,18 @@ def test_a_late_answer_without_a_reserved_poll() -> None:
     assert (late, 1) == first(harness.extra_polls.tries)
 
 
+def test_the_upload_of_a_cancelled_job_delays_no_early_poll() -> None:
+    """No job waits any more, so the running task is polled at its interval."""
+    harness = SchedulerHarness()
+    harness.running()
+    harness.tell(ev.JobAdded(2, SMILE, 1.0, uploads=True))
+    assert isinstance(harness.take(), ev.Register)
+    harness.tell(ev.JobCancelled(2))
+    assert 2 == harness.settle().ref
+    assert 1 == harness.poll().ref
+    assert 2 * SECOND == harness.now
+
+
 # Before a first end of a kind, where reserved polls are rare.
 
 
@@ -918,8 +953,8 @@ def test_a_reserved_poll_that_follows_soon_takes_no_turn() -> None:
     assert not harness.extra_polls.scouts(0)
 
 
-def test_tasks_are_polled_for_a_first_end_no_longer() -> None:
-    """A task that ended is forgotten; the rest are named once, when something is known."""
+def test_a_task_that_ended_takes_no_turn() -> None:
+    """It is forgotten; the others still wait for their turn."""
     harness = ScoutingHarness(120)
     for job in harness.jobs:
         harness.extra_polls.scout(job, 0)
@@ -927,8 +962,6 @@ def test_tasks_are_polled_for_a_first_end_no_longer() -> None:
     harness.extra_polls.forget(1)
     assert not harness.extra_polls.scouts(1)
     assert [harness.jobs[0], harness.jobs[2]] == harness.extra_polls.scouted()
-    assert [] == harness.extra_polls.scouted()
-    assert not harness.extra_polls.scouts(0)
 
 
 class UnknownSmiles(SchedulerHarness):
@@ -989,6 +1022,22 @@ def test_a_first_end_tells_when_to_poll_the_others() -> None:
     [end] = {state.admission.likely_end(ref) for ref in others}
     assert end is not None
     assert {max(end, 2 * SECOND)} == {state.jobs[ref].likely_at for ref in others}
+
+
+def test_a_first_end_changes_no_turn_of_another_kind() -> None:
+    """Avatars are still polled for a first end, each at its time, after a first smile has ended."""
+    smiles = UnknownSmiles(120, 2)
+    for ref in (7, 8, 9):
+        smiles.tell(ev.JobAdded(ref, TaskKind("ai-avatar"), 1.0, uploads=False))
+    assert 5 == smiles.create()
+    poll = smiles.poll()
+    assert poll.ref < 2
+    state = smiles.scheduler._state
+    turns = [state.jobs[ref].likely_at for ref in (7, 8, 9)]
+    smiles.tell(ev.Succeeded(poll, ("u",)))
+    assert not state.extra_polls.scouts(1 - poll.ref)
+    assert all(state.extra_polls.scouts(ref) for ref in (7, 8, 9))
+    assert turns == [state.jobs[ref].likely_at for ref in (7, 8, 9)]
 
 
 def test_early_polls_share_a_window_evenly_under_a_very_long_lease() -> None:

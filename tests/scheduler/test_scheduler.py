@@ -485,17 +485,14 @@ class Machine(RuleBasedStateMachine):
         scheduler.due(world.now)
         scheduler.wakes_at(world.now)
         scheduler.statistics()
-        scheduler.eta(10, 1)
+        scheduler.eta(10, 1, world.now)
         repr(scheduler)
         assert before == dump(scheduler)
 
     @invariant()
     def holds(self) -> None:
-        world, scheduler = self.world, self.world.scheduler
+        world = self.world
         world.units_add_up()
-        # The quick check agrees with the sources.
-        urgent = any(source.wakes() <= world.now for source in scheduler._urgent)
-        assert urgent == scheduler._state.is_urgent(world.now)
         assert len(world.sent) < 200_000
         if world.on_time and world.pure:
             world.reservations_hold()
@@ -699,21 +696,21 @@ def test_an_estimate_uses_observed_durations() -> None:
     """Observed durations count, then documented ones, then two minutes; no jobs take 0 s."""
     world = SchedulerHarness()
     documented = ev.TaskKind("other", usual=(10 * SECOND, 30 * SECOND))
-    assert (0.0, True) == world.scheduler.estimate({})
-    assert (20.0, False) == world.scheduler.estimate({documented: 1})
-    assert (120.0, False) == world.scheduler.estimate({SMILE: 1})
+    assert (0.0, True) == world.scheduler.estimate({}, world.now)
+    assert (20.0, False) == world.scheduler.estimate({documented: 1}, world.now)
+    assert (120.0, False) == world.scheduler.estimate({SMILE: 1}, world.now)
 
     world.running()
     while not isinstance(command := world.take(), ev.Settle):
         assert isinstance(command, ev.Poll)
         done = world.now >= 8 * SECOND
         world.tell(ev.Succeeded(command, ("u",)) if done else ev.Running(command))
-    seconds, seen = world.scheduler.estimate({SMILE: 1})
+    seconds, seen = world.scheduler.estimate({SMILE: 1}, world.now)
     assert seen
     assert 2 < seconds < 20
-    many, _ = world.scheduler.estimate({SMILE: 1000})
+    many, _ = world.scheduler.estimate({SMILE: 1000}, world.now)
     assert many > 1000 * 2 / 250 * 300 - 300
-    assert not world.scheduler.estimate({SMILE: 1, documented: 1})[1]
+    assert not world.scheduler.estimate({SMILE: 1, documented: 1}, world.now)[1]
 
 
 def test_an_estimate_with_webhooks_needs_no_polls() -> None:
@@ -722,21 +719,47 @@ def test_an_estimate_with_webhooks_needs_no_polls() -> None:
     polled = Scheduler(Limits(), Polling())
     kind = ev.TaskKind("other", usual=(40 * SECOND, 40 * SECOND))
 
-    assert told.estimate({kind: 500})[0] < polled.estimate({kind: 500})[0]
+    assert told.estimate({kind: 500}, 0)[0] < polled.estimate({kind: 500}, 0)[0]
 
 
 def test_the_estimate_of_a_long_batch() -> None:
     """The estimate of a long batch is right within a third."""
     world = World(seed=5)
-    assert 0.0 == world.scheduler.eta(0, 0)
-    assert None is world.scheduler.eta(5, 0)
+    assert 0.0 == world.scheduler.eta(0, 0, world.now)
+    assert None is world.scheduler.eta(5, 0, world.now)
     for _ in range(400):
         world.want(uploads=False)
     world.run(3600 * SECOND, stop=lambda: len(world.settled) >= 100)
-    eta, began = world.scheduler.eta(300, 0), world.now
+    eta, began = world.scheduler.eta(300, 0, world.now), world.now
     world.finish()
     assert eta is not None
     assert 0.67 < (world.now - began) / SECOND / eta < 1.5
+
+
+def test_the_time_left_shrinks_while_all_wait_for_the_window() -> None:
+    """It is the time until the window has room, from now on and not from the last event."""
+    harness = SchedulerHarness()
+    harness.scheduler.remember([(0, 250)])
+    harness.tell(ev.JobAdded(1, SMILE, 1.0, uploads=False))
+    left = [harness.scheduler.eta(1, 0, at * SECOND) for at in (0, 100, 250)]
+    assert [300, 200, 50] == pytest.approx(left, abs=5)
+
+
+def test_estimates_by_durations_shrink_while_nothing_happens() -> None:
+    """After a first end both estimates count the requests that have left the window by now."""
+    harness = SchedulerHarness()
+    harness.scheduler.remember([(0, 140)])
+    harness.running()
+    harness.tell(ev.Succeeded(harness.poll(), ("u",)))
+    harness.settle()
+    at = harness.now
+    left, later = (harness.scheduler.eta(100, 0, at + each * SECOND) for each in (0, 100))
+    assert left is not None
+    assert later == pytest.approx(left - 100, abs=1)
+    (long, _), (short, _) = (
+        harness.scheduler.estimate({SMILE: 100}, at + each * SECOND) for each in (0, 100)
+    )
+    assert short == pytest.approx(long - 100, abs=1)
 
 
 # One decision each.
