@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--long",
         action="store_true",
-        help="also run the tests marked `long`, and give Hypothesis eight times as many examples",
+        help="also run the tests marked `long`, and give Hypothesis five times as many examples",
     )
     parser.addoption(
         "--minutes",

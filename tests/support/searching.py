@@ -6,7 +6,7 @@ from hypothesis import settings
 
 SHORT: Final = 30
 """The default number of examples of a property test."""
-LONG: Final = 250
+LONG: Final = 150
 """The number of examples with `--long`."""
 _USUAL: Final = 50
 
