@@ -189,7 +189,9 @@ class LatencyEstimator:
       95th percentile, from 0.3 to 2 s.
     - `jitter` is how long after leaving a request may still arrive, from 0.15 to 1 s. It is 1.5
       times the 95th percentile, or the 99th where that is less and 100 round trips are known.
-    - `failing` is the expected share of failing polls, above 0.
+    - `failing` is the expected share of failing polls, above 0. Polls of other processes on the
+      same network count too. Once a poll of ours has failed, they do not lower it: this process
+      may have another network after all, for example through a proxy.
     - `tries` is the smallest k with `failing ** k < 1e-6`, from 2 to 6.
     - `changes` counts the changes of patience, jitter and tries, so that callers notice them.
     """
@@ -203,6 +205,8 @@ class LatencyEstimator:
     _ordered: list[int] = attrs.field(factory=list[int])
     _failed: deque[bool] = attrs.field(factory=deque[bool])
     _failures: int = 0
+    _nearby: deque[bool] = attrs.field(factory=deque[bool])
+    _failures_nearby: int = 0
     _count: int = 0
 
     def answered(self, took: int) -> None:
@@ -233,7 +237,28 @@ class LatencyEstimator:
         self._failures += failed
         if len(self._failed) > _REMEMBERED_ANSWERS:
             self._failures -= self._failed.popleft()
-        failing = (self._failures + _PRIOR_FAILED) / (len(self._failed) + _PRIOR_POLLS)
+        if len(self._failed) + len(self._nearby) > _REMEMBERED_ANSWERS:
+            # Otherwise polls of processes that have left would count for ever.
+            self._forget_nearby()
+        self._estimate()
+
+    def polled_nearby(self, *, failed: bool) -> None:
+        """Record the answer to a poll of another process on the same network."""
+        self._nearby.append(failed)
+        self._failures_nearby += failed
+        if len(self._nearby) > _REMEMBERED_ANSWERS:
+            self._forget_nearby()
+        self._estimate()
+
+    def _forget_nearby(self) -> None:
+        if self._nearby:
+            self._failures_nearby -= self._nearby.popleft()
+
+    def _estimate(self) -> None:
+        failures, polls = self._failures + _PRIOR_FAILED, len(self._failed) + _PRIOR_POLLS
+        failing = (failures + self._failures_nearby) / (polls + len(self._nearby))
+        if self._failures:
+            failing = max(failing, failures / polls)
         if failing == self.failing:
             return
         self.failing = failing

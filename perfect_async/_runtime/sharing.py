@@ -206,7 +206,9 @@ class SharedKey:
         ahead = _whole_slots(snapshot.now - here)
         self._offset = ahead - earliest // SLOT * SLOT
         self._origin = ahead - self._offset
-        self._scheduler.share(store.member, os.getpid(), limits)
+        # Over Redis, members may be on other machines, and their rows do not say on which.
+        one_machine = self.setting.url is None
+        self._scheduler.share(store.member, os.getpid(), limits, same_network=one_machine)
         self._held = self._scheduler.shared_limits()[0]
         self.alone = False
         self._now = lambda: now() + self._offset + self._origin

@@ -76,13 +76,13 @@ class Members:
     """The other members of the key, as they are known from the ledger.
 
     `member` is our own name in the ledger. It is empty where the key is not shared; then `shared`
-    is False, and there are no other members. `locked` is whether the ledger's lock is held, so that
-    reservations may move.
+    is False, and there are no other members. `same_network` is whether all members use one network.
+    `locked` is whether the ledger's lock is held, so that reservations may move.
     """
 
     def __init__(self, state: SchedulerState, limits: ev.SharedLimits) -> None:
         self.member = ""
-        self.shared = self.locked = False
+        self.shared = self.same_network = self.locked = False
         # Whether there ever was another member. The plan may have no room for all of its tasks.
         self.met = False
         self._state = state
@@ -131,10 +131,10 @@ class Members:
     def __repr__(self) -> str:
         return f"<Members {len(self._rows)} others, {len(self._tasks)} of their tasks>"
 
-    def share(self, member: str, pid: int, limits: ev.SharedLimits) -> None:
+    def share(self, member: str, pid: int, limits: ev.SharedLimits, *, same_network: bool) -> None:
         """Take part in the ledger as `member` from now on, with the settings `limits`."""
         self.member, self._pid, self._limits = member, pid, limits
-        self.shared = True
+        self.shared, self.same_network = True, same_network
         if limits != self._holds:
             self._holds = limits
             self._state.set_limits(limits)
@@ -706,8 +706,12 @@ class Members:
         pacer, at = self._state.pacer, _happened(row)
         if row.outcome == "refused":
             pacer.on_refused(row.left, row.retry_after, at)
-        elif row.outcome == "accepted":
+            return
+        if row.outcome == "accepted":
             pacer.on_accepted(at)
+        if self.same_network and not row.creates and row.member in self._rows:
+            # Nearly all of these requests are polls; the others show as well whether requests fail.
+            pacer.on_poll_nearby(failed=row.outcome == "failed")
 
     def _on_duration(self, row: ev.DurationRow) -> None:
         if row.number > self._learned.get(row.member, 0):

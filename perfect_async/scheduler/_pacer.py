@@ -215,6 +215,14 @@ class Pacer:
             # A 429 is no sign of a bad network. Polling more often, as on a bad network, would only
             # cause more 429s.
             self.network.polled(failed=isinstance(event, _FAILED))
+        self._check_plan()
+
+    def on_poll_nearby(self, *, failed: bool) -> None:
+        """Learn about the network from the answer to a poll of another member on it."""
+        self.network.polled_nearby(failed=failed)
+        self._check_plan()
+
+    def _check_plan(self) -> None:
         if self._cut_for != self.network.changes:
             self.plan_is_current = False
 

@@ -194,9 +194,13 @@ class Scheduler:
             return min(soonest, max(self._state.pacer.allowance.silent_until, now + SLOT))
         return min(soonest, self._fits_at(_Moment(self._state, now))) if waits else soonest
 
-    def share(self, member: str, pid: int, limits: Limits) -> None:
-        """Share the key from now on under `limits`; call it before the first event."""
-        self._state.share(member, pid, limits)
+    def share(self, member: str, pid: int, limits: Limits, *, same_network: bool = True) -> None:
+        """Share the key from now on under `limits`; call it before the first event.
+
+        `same_network` is whether all members are processes of one machine. They then judge
+        together how often polls fail.
+        """
+        self._state.share(member, pid, limits, same_network=same_network)
         self._rank(shared=True)
 
     def unshare(self, now: int) -> None:

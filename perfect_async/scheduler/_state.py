@@ -104,11 +104,11 @@ class SchedulerState:
         period = round(limits.period * SECOND)
         return ev.SharedLimits(limits.requests, period, limits.per_second, self.lease)
 
-    def share(self, member: str, pid: int, limits: Limits) -> None:
+    def share(self, member: str, pid: int, limits: Limits, *, same_network: bool = True) -> None:
         """Share the key with other members under `limits`."""
         self.admission.may_move = False
         self.admission.on_duration = self.members.on_duration
-        self.members.share(member, pid, self._shared(limits))
+        self.members.share(member, pid, self._shared(limits), same_network=same_network)
 
     def unshare(self, limits: Limits, now: int) -> None:
         """Stop sharing the key, and keep to `limits`."""

@@ -19,9 +19,7 @@ def test_sharing_costs_next_to_nothing(processes: int) -> None:
     assert found is not None
     assert 400 == found.done
     assert (0, 0, 0) == (found.lost, found.refused, found.twice)
-    # Each process judges the network by its own polls, so it takes 9.3 s between two polls later
-    # than one process that sends them all: 1.00, 1.06 and 1.07 times as long.
-    assert found.makespan <= 1.08 * alone.makespan
+    assert found.makespan <= 1.05 * alone.makespan
 
 
 @pytest.mark.long

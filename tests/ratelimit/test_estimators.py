@@ -386,6 +386,52 @@ def test_old_polls_are_forgotten(polls: list[bool]) -> None:
     assert (sum(last) + 0.12) / (len(last) + 20) == network.failing
 
 
+@given(st.integers(0, 99), st.integers(2, 100))
+def test_polls_of_other_processes_replace_own_ones(own: int, nearby: int) -> None:
+    """While none of ours has failed, polls on the same network count like ours."""
+    network = LatencyEstimator()
+    for _ in range(own):
+        network.polled(failed=False)
+    for _ in range(101 - own):
+        network.polled_nearby(failed=False)
+    assert 2 == network.tries
+    for _ in range(nearby):
+        network.polled_nearby(failed=True)
+    assert (nearby + 0.12) / (121 + nearby) == network.failing
+
+
+def test_polls_of_other_processes_hide_no_failures_of_ours() -> None:
+    """A process may have another network than its neighbours, for example behind a proxy."""
+    network = LatencyEstimator()
+    network.polled(failed=True)
+    for _ in range(29):
+        network.polled(failed=False)
+    for _ in range(400):
+        network.polled_nearby(failed=False)
+    assert 1.12 / 50 == network.failing
+    assert 4 == network.tries
+
+
+def test_old_polls_of_other_processes_are_forgotten() -> None:
+    """Only their last 400 count."""
+    network = LatencyEstimator()
+    for _ in range(50):
+        network.polled_nearby(failed=True)
+    for _ in range(400):
+        network.polled_nearby(failed=False)
+    assert 0.12 / 420 == network.failing
+
+
+def test_polls_of_processes_that_left_are_forgotten() -> None:
+    """400 polls of ours take the place of all others."""
+    network = LatencyEstimator()
+    for _ in range(300):
+        network.polled_nearby(failed=True)
+    for _ in range(400):
+        network.polled(failed=False)
+    assert 0.12 / 420 == network.failing
+
+
 def test_jitter_ignores_a_few_slow_answers() -> None:
     """With a hundred round trips jitter is their 99th percentile, if that is less."""
     for slow, jitter in ((250_000, 250_000), (900_000, 300_000)):

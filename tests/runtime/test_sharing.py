@@ -33,7 +33,14 @@ from perfect_async._runtime.doubts import ProcessMemory
 from perfect_async._runtime.sharing import SharedKey, ShareSetting
 from perfect_async._runtime.spec import PLAIN, JobSpec
 from perfect_async._time import NEVER, SECOND
-from perfect_async.events import DoneRow, IntentRow, LedgerRow, RequestRow
+from perfect_async.events import (
+    DoneRow,
+    IntentRow,
+    LedgerRow,
+    MemberRow,
+    RequestRow,
+    SharedLimits,
+)
 from perfect_async.sandbox import Durations, Faults, Sandbox, portrait
 from tests.support.sandboxed import avatar, client, smile, smiles, vendor
 from tests.support.virtual_time import VirtualTimeLoop
@@ -608,6 +615,25 @@ async def test_implausible_rows_are_ignored(stores: list[ScriptedStore]) -> None
 
         assert 0 == opened.statistics().requests_by_others
         assert 10 > opened.statistics().requests_in_window
+
+
+@pytest.mark.parametrize(("place", "spared"), [("/ledgers", 1), ("redis://ledgers", 2)])
+async def test_processes_of_one_machine_judge_their_network_together(
+    stores: list[ScriptedStore], place: str, spared: int
+) -> None:
+    """Two tries are enough after the polls of others, unless they may be on other machines."""
+    async with client(vendor(), share=place) as opened:
+        now, limits = stores[0].now(), SharedLimits(250, 300 * SECOND, 5, 10 * SECOND)
+        other = MemberRow("b" * 16, 1, limits, now, cycle=186, guard=150_000, spared=1)
+        polls = (
+            RequestRow(other.member, number, now, answered=now, outcome="accepted")
+            for number in range(120)
+        )
+        stores[0].rows = (other, *polls)
+        await opened.run(smile())
+
+    wanted = [row.spared for row in stores[0].published if isinstance(row, MemberRow)]
+    assert spared == wanted[-1]
 
 
 async def test_nothing_is_created_while_the_ledger_cannot_be_asked_for_doubts(

@@ -1015,6 +1015,68 @@ def test_the_network_of_an_idle_member_does_not_count(shared: Shared) -> None:
     assert (100, 168) == (during, table.cycle)
 
 
+def polls_of_other(
+    count: int, outcome: str = "accepted", *, first: int = 1, **facts: object
+) -> list[ev.RequestRow]:
+    """So many polls of another member, each answered within 0.1 s."""
+    return [
+        ev.RequestRow("other", n, 0, answered=100_000, outcome=outcome, **facts)  # type: ignore[arg-type] # as given
+        for n in range(first, first + count)
+    ]
+
+
+def test_polls_of_others_show_that_the_network_is_good(shared: Shared) -> None:
+    """A member that has sent no poll plans for two tries once others have polled enough."""
+    shared.step(other(cycle=186), *polls_of_other(100), at=SECOND)
+    before = shared.rows(ev.MemberRow)
+
+    shared.step(*polls_of_other(1, first=101), at=2 * SECOND)
+
+    (after,) = shared.rows(ev.MemberRow)
+    assert [] == before
+    assert 1 == after.spared
+    (plan,) = shared.rows(ev.PlanRow)
+    assert plan.cycle > 168
+
+
+def test_failing_polls_of_others_count_after_they_left(shared: Shared) -> None:
+    """The network stays as bad as their polls have shown it to be."""
+    shared.step(other(), *polls_of_other(17), *polls_of_other(3, "failed", first=18), at=SECOND)
+    shared.step(gone=["other"], at=2 * SECOND)
+
+    network = shared.scheduler._state.pacer.network
+    assert 3.12 / 40 == network.failing
+    assert 6 == network.tries
+
+
+@pytest.mark.parametrize(
+    ("rows", "member"),
+    [
+        (polls_of_other(200, creates=True), other()),
+        (polls_of_other(200, "refused"), other()),
+        (polls_of_other(200), other("third")),
+    ],
+    ids=["creations", "refused", "of-a-member-that-left"],
+)
+def test_requests_of_others_that_show_nothing_about_polls(
+    shared: Shared, rows: list[ev.RequestRow], member: ev.MemberRow
+) -> None:
+    """Creations, refused requests and those of a former run do not count as polls."""
+    shared.step(member, *rows, at=SECOND)
+
+    assert 0.006 == shared.scheduler._state.pacer.network.failing
+
+
+def test_polls_from_other_machines_show_nothing_about_our_network() -> None:
+    """A member judges its network by its own polls where the others may have another network."""
+    scheduler = Scheduler(Limits(), Polling(give_up_after=120))
+    scheduler.share("me", 1, Limits(), same_network=False)
+
+    scheduler.receive(ev.LedgerRead((other(), *polls_of_other(200))), SECOND)
+
+    assert 0.006 == scheduler._state.pacer.network.failing
+
+
 # 13: Notifications that reach another member.
 
 
