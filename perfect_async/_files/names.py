@@ -83,15 +83,18 @@ def stem(job: Job) -> str:
     match job.source:
         case FileId():
             return "file"
+        # The protocols come last, since a check against them takes the longest.
+        case str() if is_url(job.source):
+            path = re.split(r"[?#]", job.source.partition("://")[2], maxsplit=1)[0]
+            return PurePath(unquote(path.partition("/")[2].rpartition("/")[2])).stem
+        case str():
+            return PurePath(job.source).stem
         case bytes() | bytearray() | memoryview() | PillowImage():
             return FALLBACK
         case BinaryFile():
             # The name of a file that was opened by its descriptor is a number.
             name: object = getattr(job.source, "name", None)
             return PurePath(name).stem if isinstance(name, str) else FALLBACK
-        case str() if is_url(job.source):
-            path = re.split(r"[?#]", job.source.partition("://")[2], maxsplit=1)[0]
-            return PurePath(unquote(path.partition("/")[2].rpartition("/")[2])).stem
         case _:
             return PurePath(os.fsdecode(job.source)).stem
 
