@@ -93,14 +93,17 @@ def stem(job: Job) -> str:
 
 def means_file(source: object) -> TypeGuard[str | os.PathLike[str]]:
     """Return whether `source` is the path of a file; a path object is one even if it has `read`."""
-    return isinstance(source, os.PathLike) or (isinstance(source, str) and not is_url(source))
+    return not is_url(source) if isinstance(source, str) else isinstance(source, os.PathLike)
 
 
 def file_name(source: Source) -> str | None:
     """Return the path of the file that `source` is read from, or None if it has none."""
     if means_file(source):
         return os.fsdecode(source)
-    name: object = getattr(source, "name", None) if isinstance(source, BinaryFile) else None
+    # A check against the protocol takes longer than all others, and most sources are bytes.
+    if isinstance(source, bytes | bytearray | memoryview) or not isinstance(source, BinaryFile):
+        return None
+    name: object = getattr(source, "name", None)
     if isinstance(name, str | bytes | os.PathLike):
         return os.fsdecode(cast("str | bytes | os.PathLike[str]", name))
     # The name of a file that was opened by its descriptor is a number.

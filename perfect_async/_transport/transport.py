@@ -318,11 +318,12 @@ class VendorTransport:
         response = await self._api.send(request, stream=True)
         reusable = False
         try:
-            content = await _content(response)
-            self.last = stopwatch.read(response.headers.get("date"), self.last)
+            content = await _content(response, _LONGEST_ANSWER)
+            answered = anyio.current_time()
+            self.last = stopwatch.read(answered, response.headers.get("date"), self.last)
             request_id = response.headers.get("x-request-id")
             connection = response.extensions.get("network_stream")
-            if self._answers.is_repeated(connection, request_id, anyio.current_time()):
+            if self._answers.is_repeated(connection, request_id, answered):
                 raise ServiceUnavailable(
                     "the answer to an earlier request came again as the answer to this one; it was "
                     "not used.",
@@ -373,12 +374,12 @@ class _Stopwatch:
         if event.endswith(".send_request_headers.started"):
             self._sent = anyio.current_time()
 
-    def read(self, date: str | None, before: Exchange | None) -> Exchange:
-        """Return the exchange that ends now; without a new connection, `connect` is `before`'s."""
+    def read(self, answered: float, date: str | None, before: Exchange | None) -> Exchange:
+        """Return the exchange; without a new connection, its `connect` is that of `before`."""
         connect = None if before is None else before.connect
         if self._connects:
             connect = self._sent - self._began
-        return Exchange(self._sent, anyio.current_time(), connect, _seconds(date))
+        return Exchange(self._sent, answered, connect, _seconds(date))
 
 
 @lru_cache(maxsize=4)
@@ -705,9 +706,7 @@ async def _drain(response: httpx.Response) -> None:
     """
     try:
         with anyio.move_on_after(_GRACE), suppress(*_network_errors()[1], BadAnswer):
-            async with aclosing(_decoded(response, _LONGEST_REFUSAL)) as pieces:
-                async for _ in pieces:
-                    pass
+            await _content(response, _LONGEST_REFUSAL)
     finally:
         await _release(response, reusable=response.is_success)
 
@@ -727,20 +726,20 @@ async def _pieces(
             yield piece
 
 
-async def _content(response: httpx.Response) -> bytes:
-    """Return the body of an answer of the API, at most 5 MB, decoded. Raises as `decoded` does.
+async def _content(response: httpx.Response, limit: int) -> bytes:
+    """Return the body of an answer, decoded, of at most `limit` bytes. Raises as `decoded` does.
 
     An answer that is not compressed, as was asked for, needs none of the decoder's steps.
     """
     if response.headers.get("content-encoding"):
-        async with aclosing(_decoded(response, _LONGEST_ANSWER)) as pieces:
+        async with aclosing(_decoded(response, limit)) as pieces:
             return b"".join([piece async for piece in pieces])
     chunks, total = list[bytes](), 0
     async with closing(aiter(cast("httpx.AsyncByteStream", response.stream))) as raw:
         async for chunk in raw:
             total += len(chunk)
-            if total > _LONGEST_ANSWER:
-                raise too_large(_LONGEST_ANSWER)
+            if total > limit:
+                raise too_large(limit)
             chunks.append(chunk)
     return b"".join(chunks)
 
