@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, assert_never
 import attrs
 
 from perfect_async import events as ev
+from perfect_async._recent import Recent
 from perfect_async._time import NEVER, SECOND
 from perfect_async.errors import BadAnswer, JobRefused, PerfectError, RateLimited
 from perfect_async.scheduler._job import JobState, ScheduledJob
@@ -34,8 +35,10 @@ picture in memory.
 """
 _URGENT: Final = 60 * SECOND
 """How long an urgent query may have no answer before it ends, since creations wait for it."""
-_MOST_FILES: Final = 20_000
-"""The number of file ids that are remembered, to find one that the vendor gives twice."""
+_LEAST_FILES: Final = 5_000
+"""The number of newest file ids that are remembered at least, to find one that the vendor gives
+twice. At most twice as many are.
+"""
 _LONGEST_PAUSE = 30 * SECOND
 _DOUBLINGS = 10
 """How often a pause doubles at most. The first one is half a second."""
@@ -68,7 +71,7 @@ class UploadQueue:
         self._jobs: set[int] = set()
         # Files that are registered one by one, and the job of each file id of the vendor.
         self._single: set[int] = set()
-        self._given: dict[str, int] = {}
+        self._given: Recent[int] = Recent(_LEAST_FILES)
         # The uploads without an answer since the last answered one, and when the next may start.
         self._troubles = 0
         self._hold = 0
@@ -245,9 +248,7 @@ class UploadQueue:
                 job.move(event, JobState.REGISTERED)
                 heapq.heappush(self._queued, (now, job.ref, job))
         for ref, file_id in ids.items():
-            self._given.setdefault(file_id, ref)
-        while len(self._given) > _MOST_FILES:
-            del self._given[next(iter(self._given))]
+            self._given.put(file_id, self._given.get(file_id, ref))
         hopeless = [job for job in repeated if job.failures >= _MOST_FAILURES]
         error = BadAnswer("The vendor repeatedly gave one file id to several pictures.")
         again = [job for job in repeated if job.failures < _MOST_FAILURES]
