@@ -54,7 +54,7 @@ class UploadQueue:
     the end of its job. `files_per_call` is how many files one registration holds at first. It is
     halved when the vendor refuses that many. Where the universal path is missing, each feature has
     its own registrations. `waiting` are the pictures without a registration. `under_way` is how
-    many are being prepared. `jobs` is how many jobs have pictures here.
+    many are being prepared. `unready` are the refs of the jobs that have pictures here.
     """
 
     def __init__(self, files_per_call: int) -> None:
@@ -68,7 +68,7 @@ class UploadQueue:
         self.under_way = 0
         self._queued: list[tuple[int, int, ScheduledJob]] = []
         self._uploading: dict[int, ScheduledJob] = {}
-        self._jobs: set[int] = set()
+        self.unready: set[int] = set()
         # Files that are registered one by one, and the job of each file id of the vendor.
         self._single: set[int] = set()
         self._given: Recent[int] = Recent(_LEAST_FILES)
@@ -79,11 +79,6 @@ class UploadQueue:
     def __len__(self) -> int:
         return len(self.waiting) + self.under_way
 
-    @property
-    def jobs(self) -> int:
-        """The number of jobs that are not ready yet."""
-        return len(self._jobs)
-
     def _count(self) -> None:
         self.under_way = self._sent + len(self._queued) + len(self._uploading)
 
@@ -92,7 +87,7 @@ class UploadQueue:
         if not self.waiting:
             self._since = now
         self.waiting.extend((job, *job.parts))
-        self._jobs.add(job.ref)
+        self.unready.add(job.ref)
 
     def remove(self, jobs: Iterable[ScheduledJob]) -> None:
         """Drop these jobs. Later answers to their requests change nothing."""
@@ -103,7 +98,7 @@ class UploadQueue:
         for job in dropped:
             for part in job.parts:
                 part.state = JobState.ENDED
-        self._jobs -= gone
+        self.unready -= gone
         self._single -= gone
         self.waiting = deque(job for job in self.waiting if job.ref not in gone)
         self._queued = [entry for entry in self._queued if entry[2].ref not in gone]
@@ -184,7 +179,7 @@ class UploadQueue:
         # The failure of one picture ends its job, and a job ends once.
         ended = {(job.whole or job).ref: (job.whole or job, error) for job, error in failed}
         self.remove(job for job, _ in ended.values())
-        self._jobs.difference_update(job.ref for job in ready)
+        self.unready.difference_update(job.ref for job in ready)
         self._count()
         return ready, list(ended.values())
 
