@@ -17,11 +17,12 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "perfect_async"
 
 # Which package may import which. Files of one package may import each other (without circles),
-# and everything may import `errors`, `_time` and `_value`.
+# and everything may import `errors`, `_recent`, `_time` and `_value`.
 VALUES = {"models", "reports", "events"}
-EVERYWHERE = {"errors", "_time", "_value"}
+EVERYWHERE = {"errors", "_recent", "_time", "_value"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "_recent": set(),
     "_time": set(),
     "_value": set(),
     "models": VALUES,
@@ -62,6 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # Decide without awaiting: no await, clock, randomness or I/O. The gate wants every branch covered.
 SANS_IO = (
     *(
+        "_recent",
         "_time",
         "_value",
         "_ratelimit",

@@ -25,6 +25,7 @@ import sqlite3
 import stat
 import struct
 import threading
+from array import array
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -140,8 +141,9 @@ class SqliteJournal:
 
     `state` is the fold of the entries, `seq` the sequence number of the last one, `job` the highest
     number of a job, and `past` the requests of the former process as (age in microseconds,
-    requests), oldest first. `known_tasks` holds the hashes of all task ids at the opening.
-    `last_doubt` is the time of the last creation that stayed in doubt (0: none).
+    requests), oldest first. `known_tasks` holds the hashes of all task ids at the opening, in
+    order: eight bytes for each. `last_doubt` is the time of the last creation that stayed in doubt
+    (0: none).
     """
 
     def __init__(self, path: str | os.PathLike[str], now: int, *, make: bool = True) -> None:
@@ -188,7 +190,7 @@ class SqliteJournal:
         self.seq, self.job = facts["seq"], max(facts["job"], self.state.last)
         self.past = tuple(self._read_window(now, facts))
         tasks = self._all("SELECT task_id, created FROM tasks")
-        self.known_tasks = frozenset(hash(task_id) for task_id, _ in tasks if task_id)
+        self.known_tasks = array("q", sorted(hash(task_id) for task_id, _ in tasks if task_id))
         doubts = [at for task_id, at in tasks if not task_id and isinstance(at, int)]
         self.last_doubt = max(doubts, default=0)
         with self._transaction():

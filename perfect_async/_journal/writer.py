@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from array import array
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -70,8 +69,9 @@ class JournalWriter:
         self._awaited: dict[int, _Pending] = {}
         # The identity of the finished job and the time of its creation, by task.
         self._finished: dict[str, tuple[str, int]] = {}
-        # Hashes of task ids in order: no task is forgotten, and each takes eight bytes.
-        self._known_tasks = array("q", sorted(file.known_tasks))
+        # No task is forgotten, so the hashes of their ids are held once: those of new tasks are
+        # added to the ones that the file had.
+        self._known_tasks = file.known_tasks
         self._last_doubt = file.last_doubt
         self._work = anyio.Event()
         self._failing = self._closed = False

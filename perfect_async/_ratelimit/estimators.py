@@ -145,11 +145,14 @@ class DurationEstimator:
         known = len(ends) + len(unseen)
         at_ages = Counter(ends)
         ages = [*at_ages]
+        # Before each age: how many tasks had ended since the age before it, or were last seen.
+        ended = [*at_ages.values()]
+        gone = [0, *ended]
+        for age in unseen:
+            gone[bisect_right(ages, age)] += 1
         stays = [
-            1 - ended / (known - before - bisect_left(unseen, age))
-            for (age, ended), before in zip(
-                at_ages.items(), accumulate(at_ages.values(), initial=0), strict=False
-            )
+            1 - count / (known - before)
+            for count, before in zip(ended, accumulate(gone), strict=False)
         ]
         shares = [*accumulate(stays, mul)]
         # The first age that hardly any task outlasts, or the last age at which one was seen.
@@ -233,6 +236,9 @@ class LatencyEstimator:
 
     def polled(self, *, failed: bool) -> None:
         """Record the answer to a poll; `failed` if it did not tell the state of the task."""
+        if not failed and not self._failures and len(self._failed) == _REMEMBERED_ANSWERS:
+            # None of those that count failed, so nothing changes.
+            return
         self._failed.append(failed)
         self._failures += failed
         if len(self._failed) > _REMEMBERED_ANSWERS:

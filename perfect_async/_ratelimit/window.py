@@ -200,7 +200,9 @@ class SlidingWindow:
 
     def fits(self, now: int, count: int, limit: int) -> bool:
         """Return whether `count` more could leave now if every window may hold `limit`."""
-        return self.at_most(count, limit) or self.spare(now) - self.requests + limit >= count
+        if self._total + self.unanswered + count <= limit:
+            return True
+        return self.spare(now) - self.requests + limit >= count
 
     def at_most(self, count: int, limit: int) -> bool:
         """Return whether `count` more certainly fit at any time: a quick check."""

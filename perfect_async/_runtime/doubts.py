@@ -15,30 +15,30 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import OrderedDict
 from typing import Final
 from weakref import WeakKeyDictionary
 
 import attrs
 
 from perfect_async._ledger.rows import SAME_HOST
+from perfect_async._recent import Recent
 from perfect_async._runtime.spec import JobSpec
 from perfect_async._transport.transport import HttpTransport, NetworkTransport
 from perfect_async.errors import SubmissionInDoubt, copy_error
 
-_MOST_TASKS: Final = 10_000
-"""More than a key creates in three hours, at 250 requests in 5 minutes. Those of a journal are all
-known, however many.
+_LEAST_TASKS: Final = 5_000
+"""More than a key creates in an hour and a half, at 250 requests in 5 minutes. Those of a journal
+are all known, however many.
 """
 _HOSTS: Final = {f"https://{name}": f"https://{other}" for name, other in SAME_HOST.items()}
 
 
 class KnownTasks:
-    """The last 10,000 tasks of this process's jobs; may be used from several threads."""
+    """The last 5,000 to 10,000 tasks of this process's jobs; may be used from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._ids: OrderedDict[str, None] = OrderedDict()
+        self._ids: Recent[None] = Recent(_LEAST_TASKS)
 
     def __contains__(self, task_id: str) -> bool:
         return task_id in self._ids
@@ -46,9 +46,7 @@ class KnownTasks:
     def add(self, task_id: str) -> None:
         """Remember a task."""
         with self._lock:
-            self._ids[task_id] = None
-            while len(self._ids) > _MOST_TASKS:
-                self._ids.popitem(last=False)
+            self._ids.put(task_id, None)
 
 
 class Doubts:

@@ -88,31 +88,34 @@ class PollingStrategy(Protocol):
 
 
 class PollQueue:
-    """Tasks to poll beside their reserved polls, by time: announced and overdue ones."""
+    """Tasks to poll beside their reserved polls, by time: announced and overdue ones.
+
+    `queue` is a heap of (time, ref, job), whose head is valid after `tidy`.
+    """
 
     def __init__(self) -> None:
-        self._queue: list[tuple[int, int, ScheduledJob]] = []
+        self.queue: list[tuple[int, int, ScheduledJob]] = []
 
     def put(self, job: ScheduledJob, at: int) -> None:
         """Poll the task of `job` at `at`; an earlier call no longer counts."""
         job.ask_at = at
-        heapq.heappush(self._queue, (at, job.ref, job))
+        heapq.heappush(self.queue, (at, job.ref, job))
 
     def wakes(self) -> int:
         """Return when the next task is to be polled."""
-        return self._queue[0][0] if self._queue else NEVER
+        return self.queue[0][0] if self.queue else NEVER
 
     def first(self) -> int:
         """Return the ref of the task that is polled next."""
-        return self._queue[0][1]
+        return self.queue[0][1]
 
     def tidy(self) -> None:
         """Drop invalid entries from the head of the queue."""
-        while self._queue and (
-            self._queue[0][2].ask_at != self._queue[0][0]
-            or self._queue[0][2].state is not JobState.RUNNING
+        while self.queue and (
+            self.queue[0][2].ask_at != self.queue[0][0]
+            or self.queue[0][2].state is not JobState.RUNNING
         ):
-            heapq.heappop(self._queue)
+            heapq.heappop(self.queue)
 
 
 class ExtraPolls:
@@ -245,13 +248,18 @@ class ExtraPolls:
 
     def tidy(self) -> None:
         """Drop invalid entries from the heads of the queues."""
-        tries, early, likely = self.tries, self.early, self.likely
-        while tries[0][2].try_at != tries[0][0]:
-            heapq.heappop(tries)
-        while early[0][2].early_at != early[0][0]:
-            heapq.heappop(early)
-        while likely[0][2].likely_at != likely[0][0]:
-            heapq.heappop(likely)
+        at, _, job = self.tries[0]
+        while job.try_at != at:
+            heapq.heappop(self.tries)
+            at, _, job = self.tries[0]
+        at, _, job = self.early[0]
+        while job.early_at != at:
+            heapq.heappop(self.early)
+            at, _, job = self.early[0]
+        at, _, job = self.likely[0]
+        while job.likely_at != at:
+            heapq.heappop(self.likely)
+            at, _, job = self.likely[0]
 
     def _usual(self, job: ScheduledJob) -> int:
         """Return the interval between polls of `job` where the answers name none."""
@@ -297,11 +305,8 @@ class LeasePolling:
         self.admission = AdmissionController(pacer, insured=insured, give_up=give_up)
         self.extra_polls = ExtraPolls(pacer, lease=lease, interval=interval)
         self.counts: Counter[str] = Counter()
-
-    @property
-    def held(self) -> int:
-        """0, since all requests that its tasks need are reserved."""
-        return 0
+        # All requests that its tasks need are reserved.
+        self.held = 0
 
     def admits(self, job: ScheduledJob, now: int, limit: int) -> bool:
         """Return whether all polls fit that must be reserved for it."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, assert_never
 import attrs
 
 from perfect_async import events as ev
+from perfect_async._recent import Recent
 from perfect_async._time import NEVER, SECOND
 from perfect_async.errors import BadAnswer, JobRefused, PerfectError, RateLimited
 from perfect_async.scheduler._job import JobState, ScheduledJob
@@ -34,8 +35,10 @@ picture in memory.
 """
 _URGENT: Final = 60 * SECOND
 """How long an urgent query may have no answer before it ends, since creations wait for it."""
-_MOST_FILES: Final = 20_000
-"""The number of file ids that are remembered, to find one that the vendor gives twice."""
+_LEAST_FILES: Final = 5_000
+"""The number of newest file ids that are remembered at least, to find one that the vendor gives
+twice. At most twice as many are.
+"""
 _LONGEST_PAUSE = 30 * SECOND
 _DOUBLINGS = 10
 """How often a pause doubles at most. The first one is half a second."""
@@ -51,7 +54,7 @@ class UploadQueue:
     the end of its job. `files_per_call` is how many files one registration holds at first. It is
     halved when the vendor refuses that many. Where the universal path is missing, each feature has
     its own registrations. `waiting` are the pictures without a registration. `under_way` is how
-    many are being prepared. `jobs` is how many jobs have pictures here.
+    many are being prepared. `unready` are the refs of the jobs that have pictures here.
     """
 
     def __init__(self, files_per_call: int) -> None:
@@ -65,21 +68,16 @@ class UploadQueue:
         self.under_way = 0
         self._queued: list[tuple[int, int, ScheduledJob]] = []
         self._uploading: dict[int, ScheduledJob] = {}
-        self._jobs: set[int] = set()
+        self.unready: set[int] = set()
         # Files that are registered one by one, and the job of each file id of the vendor.
         self._single: set[int] = set()
-        self._given: dict[str, int] = {}
+        self._given: Recent[int] = Recent(_LEAST_FILES)
         # The uploads without an answer since the last answered one, and when the next may start.
         self._troubles = 0
         self._hold = 0
 
     def __len__(self) -> int:
         return len(self.waiting) + self.under_way
-
-    @property
-    def jobs(self) -> int:
-        """The number of jobs that are not ready yet."""
-        return len(self._jobs)
 
     def _count(self) -> None:
         self.under_way = self._sent + len(self._queued) + len(self._uploading)
@@ -89,7 +87,7 @@ class UploadQueue:
         if not self.waiting:
             self._since = now
         self.waiting.extend((job, *job.parts))
-        self._jobs.add(job.ref)
+        self.unready.add(job.ref)
 
     def remove(self, jobs: Iterable[ScheduledJob]) -> None:
         """Drop these jobs. Later answers to their requests change nothing."""
@@ -100,7 +98,7 @@ class UploadQueue:
         for job in dropped:
             for part in job.parts:
                 part.state = JobState.ENDED
-        self._jobs -= gone
+        self.unready -= gone
         self._single -= gone
         self.waiting = deque(job for job in self.waiting if job.ref not in gone)
         self._queued = [entry for entry in self._queued if entry[2].ref not in gone]
@@ -181,7 +179,7 @@ class UploadQueue:
         # The failure of one picture ends its job, and a job ends once.
         ended = {(job.whole or job).ref: (job.whole or job, error) for job, error in failed}
         self.remove(job for job, _ in ended.values())
-        self._jobs.difference_update(job.ref for job in ready)
+        self.unready.difference_update(job.ref for job in ready)
         self._count()
         return ready, list(ended.values())
 
@@ -245,9 +243,7 @@ class UploadQueue:
                 job.move(event, JobState.REGISTERED)
                 heapq.heappush(self._queued, (now, job.ref, job))
         for ref, file_id in ids.items():
-            self._given.setdefault(file_id, ref)
-        while len(self._given) > _MOST_FILES:
-            del self._given[next(iter(self._given))]
+            self._given.put(file_id, self._given.get(file_id, ref))
         hopeless = [job for job in repeated if job.failures >= _MOST_FAILURES]
         error = BadAnswer("The vendor repeatedly gave one file id to several pictures.")
         again = [job for job in repeated if job.failures < _MOST_FAILURES]

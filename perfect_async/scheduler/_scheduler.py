@@ -119,8 +119,9 @@ class Scheduler:
             _Source(uploads.registration_at, self._registration),
             _Source(state.query_at, self._query),
             _Source(extra.likely_at, self._likely_poll),
-            _Source(extra.early_at, self._early_poll),
         )
+        # The only one instead of them while no work waits.
+        self._idle: Final = (_Source(extra.early_at, self._early_poll),)
         self._wakes: tuple[Callable[[], int], ...] = ()
         self._rank(shared=bool(member))
         # The last answer of `due` and its time. Only an event can change the answer for that time.
@@ -157,7 +158,10 @@ class Scheduler:
                 raise IllegalEvent(f"{event.command!r} is not the command that is due.")
             state.on_issued(event.command, now)
         elif type(event) in RESPONSES:
-            state.on_response(cast("ev.Answer", event), now)
+            if TYPE_CHECKING:
+                # Not at run time, since a cast is a call.
+                event = cast("ev.Answer", event)
+            state.on_response(event, now)
         elif isinstance(event, ev.LedgerRead):
             if not state.members.shared:
                 raise IllegalEvent("The key is not shared, so there is no ledger to read.")
@@ -171,8 +175,11 @@ class Scheduler:
         """Return the command to perform at `now`, or None. Report `Issued` before asking again."""
         if self._answered_at != now:
             state = self._state
-            sources = self._urgent if self._is_urgent(now) else ()
-            if state.wants_more(now):
+            sources = self._urgent if state.is_urgent(now) else ()
+            if state.idle(now):
+                if state.extra_polls.early_at() <= now:
+                    sources += self._idle
+            elif state.wants_more(now):
                 sources += self._optional
             self._answer = self._first(sources, _Moment(state, now)) if sources else None
             self._answered_at = now
@@ -296,7 +303,7 @@ class Scheduler:
         states = Counter(job.state for job in state.jobs.values())
         return Statistics(
             waiting=states[JobState.WAITING],
-            preparing=state.uploads.jobs - states[JobState.WAITING],
+            preparing=len(state.uploads.unready) - states[JobState.WAITING],
             ready=states[JobState.READY],
             running=states[JobState.SUBMITTING]
             + states[JobState.ADOPTED]
@@ -452,16 +459,6 @@ class Scheduler:
         sources = (*self._urgent, *self._optional)
         self._wakes = tuple(dict.fromkeys(source.wakes for source in sources))
 
-    def _is_urgent(self, now: int) -> bool:
-        """Return whether an urgent source may have a command.
-
-        This is a quick check, since after most events none of them has.
-        """
-        for wakes, _ in self._urgent:  # noqa: SIM110 - `any` takes longer
-            if wakes() <= now:
-                return True
-        return False
-
     @staticmethod
     def _first(sources: Iterable[_Source], moment: _Moment) -> ev.Command | None:
         """Return the command of the first of `sources` that has one."""
@@ -612,15 +609,13 @@ class Scheduler:
         return ev.Poll(moment.number, ref)
 
     def _early_poll(self, moment: _Moment) -> ev.Command | None:
-        """Poll a task before its reserved poll while no other work waits."""
+        """Poll a task before its reserved poll while no work waits."""
         state = self._state
-        if (
-            state.work(moment.now)
-            or not moment.free
-            or not state.admission.leaves_room(moment.now, moment.limit)
-        ):
-            return None
-        return ev.Poll(moment.number, state.extra_polls.early[0][1])
+        if state.pacer.allowance.contended_until > moment.now:
+            fits = moment.fits_unreserved()
+        else:
+            fits = moment.free and state.admission.leaves_room(moment.now, moment.limit)
+        return ev.Poll(moment.number, state.extra_polls.early[0][1]) if fits else None
 
 
 class _Source(NamedTuple):
@@ -659,11 +654,8 @@ class _Moment:
         self.now = now
         self.slot = now // SLOT
         self.number = state.number + 1
-
-    @_lazy
-    def reserved(self) -> tuple[int, int] | None:
-        """The reserved poll whose slot has come, as (slot, ref)."""
-        return self._state.table.due(self.slot)
+        # The reserved poll whose slot has come, as (slot, ref). Nearly all sources ask for it.
+        self.reserved = state.table.due(self.slot)
 
     @_lazy
     def ample(self) -> bool:
@@ -673,7 +665,7 @@ class _Moment:
     @_lazy
     def room(self) -> bool:
         """Whether the second has room for one more request beside the reserved ones."""
-        return not self.silent() and (self.ample or self._state.table.room(self.now))
+        return not self._state.silent(self.now) and (self.ample or self._state.table.room(self.now))
 
     @_lazy
     def limit(self) -> int:
@@ -695,12 +687,15 @@ class _Moment:
 
     def fits_unreserved(self) -> bool:
         """Return whether an unreserved request may leave."""
-        if self.reserved is not None or not self.room or not self.lends():
+        state = self._state
+        if self.reserved is not None or not self.room:
             return False
-        held, members = self._state.strategy.held, self._state.members
+        if not (self.ample or state.pacer.lends(self.now)):
+            return False
+        held, members = state.strategy.held, state.members
         if members.shared:
             held += members.held(self.now)
-        return self._state.fits(self.now, self.limit, 1 + held)
+        return state.table.account.fits(self.now, 1 + held, self.limit)
 
 
 def _usual(kind: ev.TaskKind) -> int:

@@ -9,12 +9,13 @@ does not fit under a spending limit is not sent. All times are integer microseco
 from __future__ import annotations
 
 import heapq
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Final, assert_never
 
 import attrs
 
 from perfect_async import events as ev
+from perfect_async._recent import Recent
 from perfect_async._time import NEVER, SECOND
 from perfect_async.errors import (
     CeilingReached,
@@ -39,8 +40,8 @@ _MOST_DOUBTS: Final = 3
 """Creating stops after so many creations without an answer and none accepted between them."""
 _STOPPED: Final = 300 * SECOND
 """How long creating stops; then one creation is tried."""
-_MOST_RESULTS: Final = 10_000
-"""The number of results that are remembered."""
+_LEAST_RESULTS: Final = 5_000
+"""The number of newest results that are remembered at least; at most twice as many are."""
 _ROUNDING: Final = 1e-6
 """Units by which sums of prices may be off, since they are floats. This is far below any price."""
 _AT_STAKE: Final = frozenset({JobState.SUBMITTING, JobState.RUNNING})
@@ -208,7 +209,7 @@ class Results:
     """The task of each of the newest results, by the URL of the result without its signature."""
 
     def __init__(self) -> None:
-        self._tasks: OrderedDict[str, str] = OrderedDict()
+        self._tasks: Recent[str] = Recent(_LEAST_RESULTS)
 
     def other(self, urls: Iterable[str], task_id: str) -> str | None:
         """Return the id of another task that has one of these results already, or None."""
@@ -218,14 +219,11 @@ class Results:
     def add(self, urls: Iterable[str], task_id: str) -> None:
         """Record that the results belong to `task_id`."""
         for url in urls:
-            self._tasks[_object(url)] = task_id
-        while len(self._tasks) > _MOST_RESULTS:
-            self._tasks.popitem(last=False)
+            self._tasks.put(_object(url), task_id)
 
     def remove(self, task_id: str) -> None:
         """Forget the results of `task_id`."""
-        for name in [name for name, task in self._tasks.items() if task == task_id]:
-            del self._tasks[name]
+        self._tasks.forget(task_id)
 
 
 def _object(url: str) -> str:

@@ -162,7 +162,7 @@ class SchedulerState:
 
     def uncreated(self) -> int:
         """Return how many jobs wait for their creation."""
-        return len(self.ready) + self.uploads.jobs
+        return len(self.ready) + len(self.uploads.unready)
 
     def work(self, now: int) -> int:
         """Return how many jobs of all members wait for their creation."""
@@ -184,22 +184,47 @@ class SchedulerState:
             self.lease = self.extra_polls.lease = assumed
             self.members.shorten_lease(assumed)
 
+    def is_urgent(self, now: int) -> bool:
+        """Return whether one of the scheduler's urgent sources may have a command.
+
+        This is a quick check, since after most events none of them has. It reads the heads of the
+        queues itself where it can, since a call for each takes longer than the check.
+        """
+        ages, polls = self.settlements.ages, self.table.queue
+        return bool(
+            self.settlements.queue
+            or self.takeovers
+            or (polls and polls[0][0] * SLOT <= now)
+            or self.extra_polls.tries[0][0] <= now
+            or (ages and ages[0][0] <= now)
+            or (self.uploads.under_way and self.uploads.upload_at() <= now)
+            or (self.poll_queue.queue and self.poll_queue.wakes() <= now)
+            or (self.queries.waiting and self.queries.expires_at() <= now)
+            or (self.members.shared and self.members.rescue_at() <= now)
+        )
+
+    def idle(self, now: int) -> bool:
+        """Return whether no work waits, also none of other members: tasks are only polled."""
+        return not (
+            self.ready
+            or self.uploads.unready
+            or self.queries.waiting
+            or (self.members.shared and self.members.work(now))
+        )
+
     def wants_more(self, now: int) -> bool:
-        """Return whether a command that is not reserved may be due.
+        """Return whether a command that is not reserved may be due while work waits.
 
         This is a quick check: where it is True, still no command may be due.
         """
-        if self.ready or self.queries.waiting:
-            return True
-        early = self.extra_polls.early_at() <= now
-        if not self.work(now):
-            return early
-        # Early polls leave while no other work waits, or in mid-lease. Polls of tasks that have
-        # probably ended also leave beside other work.
-        return (
-            self.uploads.registration_at() <= now
+        # Beside other work, polls of tasks that have probably ended leave early, and polls in
+        # mid-lease while the key is contended.
+        return bool(
+            self.ready
+            or self.queries.waiting
+            or self.uploads.registration_at() <= now
             or self.extra_polls.likely_at() <= now
-            or (early and self.pacer.allowance.contended_until > now)
+            or (self.extra_polls.early_at() <= now and self.pacer.allowance.contended_until > now)
         )
 
     def silent(self, now: int) -> bool:
@@ -269,15 +294,15 @@ class SchedulerState:
         self.number = command.number
         self._sent[command.number] = command, now, task
         if kind:
-            self._count(cast("ev.Request", command), kind, now)
+            self._count(command, kind, now)
 
-    def _count(self, command: ev.Request, kind: str, now: int) -> None:
+    def _count(self, command: ev.Request | ev.Upload, kind: str, now: int) -> None:
         """Count a request that leaves."""
         patience = self.pacer.network.patience
         self.table.leave(command.number, now, patience, creates=kind == "submit")
         self.requests[kind] += 1
         if self.members.shared:
-            self.members.on_issued(command, now)
+            self.members.on_issued(cast("ev.Request", command), now)
 
     def _submit(self, job: ScheduledJob, command: ev.Submit, now: int) -> None:
         job.move(command, JobState.SUBMITTING)
@@ -450,6 +475,9 @@ class SchedulerState:
             case ev.Rescue():
                 self.members.on_rescued(command, event, sent[1], now)
             case ev.Poll():
+                if TYPE_CHECKING:
+                    # Not at run time, since a cast is a call.
+                    event = cast("ev.OfPoll", event)
                 self._polled(command, event, sent, now)
             case ev.Submit():
                 self._submitted(command, event, now)
@@ -519,13 +547,12 @@ class SchedulerState:
         self.ready.appendleft(job)
 
     def _polled(
-        self, command: ev.Poll, event: ev.Answer, sent: tuple[object, int, int], now: int
+        self, command: ev.Poll, event: ev.OfPoll, sent: tuple[object, int, int], now: int
     ) -> None:
         job, (_, left, task) = self.jobs.get(command.ref), sent
         if job is None or job.state is not _RUNNING or job.task != task:
             # The answer belongs to a hedged poll, or to a task that was abandoned or created again.
             return
-        event = cast("ev.OfPoll", event)
         match event:
             case ev.Running():
                 job.trouble = job.refused_for = None
@@ -634,7 +661,8 @@ class SchedulerState:
         """Update the heads of the queues and the plan; called after each event."""
         self.updated_at = now
         self.extra_polls.tidy()
-        self.poll_queue.tidy()
+        if self.poll_queue.queue:
+            self.poll_queue.tidy()
         if self.members.shared:
             if not self.members.locked:
                 # The plan changes only while the ledger's lock is held, so that all members see it.
@@ -642,7 +670,9 @@ class SchedulerState:
             self.admission.move(now)
         elif self.members.met:
             self.members.forget_old(now)
-        self.pacer.expect(LEAST_REQUESTS * self.work(now))
+        work = self.work(now)
+        if work or self.pacer.long:
+            self.pacer.expect(LEAST_REQUESTS * work)
         if not self.pacer.plan_is_current:
             self.pacer.replan(now)
         if now >= self.admission.acts_at or self.pacer.allowance.contended_until:

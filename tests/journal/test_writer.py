@@ -6,6 +6,7 @@ import random
 import sys
 import threading
 import time
+from array import array
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -58,7 +59,7 @@ class Disk:
     def __init__(self) -> None:
         self.state = JournalState()
         self.past = ((SECOND, 3),)
-        self.known_tasks: frozenset[int] = frozenset({hash("former")})
+        self.known_tasks = array("q", [hash("former")])
         self.last_doubt = 5
         self.seq = self.job = 7
         self.entries: list[JournalEntry] = []
@@ -297,9 +298,9 @@ async def test_all_tasks_are_known_from_their_creation_on() -> None:
 
 
 async def test_a_known_task_takes_eight_bytes() -> None:
-    """All tasks of a journal are known, and each of them takes little."""
+    """All tasks of a journal are known, and each of them takes little and is held once."""
     disk = Disk()
-    disk.known_tasks = frozenset(hash(f"old-{number}") for number in range(500))
+    disk.known_tasks = array("q", sorted(hash(f"old-{number}") for number in range(500)))
     async with running_writer(disk) as journal:
         number = enter(journal)
         await create(journal, number)
@@ -307,6 +308,7 @@ async def test_a_known_task_takes_eight_bytes() -> None:
         assert journal.knows("task-8")
         assert not any(journal.knows(f"new-{number}") for number in range(500))
         assert sys.getsizeof(journal._known_tasks) < 10 * 501
+        assert journal._known_tasks is disk.known_tasks
 
 
 async def test_a_dropped_task_is_not_found() -> None:

@@ -481,7 +481,7 @@ def test_an_aborted_client_ends_a_task_to_confirm() -> None:
 
 
 def test_many_results_are_remembered() -> None:
-    """The newest 10,000 results are known; older ones are forgotten."""
+    """The newest 5,000 results are known, and of older ones at most as many."""
     harness = SchedulerHarness()
     harness.running(1)
     harness.tell(ev.Succeeded(harness.poll(), tuple(url(f"{n}")[0] for n in range(10_001))))
@@ -548,7 +548,7 @@ def test_two_tasks_with_401_twice() -> None:
 
 
 def test_many_file_ids_are_remembered() -> None:
-    """The newest 20,000 file ids are known; an older one may come again."""
+    """The newest file ids are known; an old one may come again."""
     queue = SchedulerHarness().scheduler._state.uploads
     for ref in range(20_002):
         queue.add(ScheduledJob(ref, SMILE, 1.0, True, 0, JobState.WAITING), 0)

@@ -31,6 +31,7 @@ from perfect_async.errors import (
 )
 from perfect_async.models import Limits, Polling
 from perfect_async.scheduler import NEVER, IllegalEvent, Scheduler
+from perfect_async.scheduler._scheduler import _Moment
 from tests.support.scheduler_harness import SMILE, SchedulerHarness, grants, head
 from tests.support.searching import examples
 
@@ -491,8 +492,15 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def holds(self) -> None:
-        world = self.world
+        world, scheduler = self.world, self.world.scheduler
         world.units_add_up()
+        # The quick checks agree with the sources.
+        urgent = any(source.wakes() <= world.now for source in scheduler._urgent)
+        assert urgent == scheduler._state.is_urgent(world.now)
+        idle = scheduler._state.idle(world.now)
+        sources = (*scheduler._urgent, *(scheduler._idle if idle else scheduler._optional))
+        first = scheduler._first(sources, _Moment(scheduler._state, world.now))
+        assert first == scheduler.due(world.now)
         assert len(world.sent) < 200_000
         if world.on_time and world.pure:
             world.reservations_hold()
