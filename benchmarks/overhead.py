@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import decisions, loopback, memory
 from benchmarks.arguments import seeded, seeds_of
 
-PAIRS, GROWTH, BYTES, SHARE, IMPORT = 20.0, 2.5, 8_000.0, 0.85, 1.8
+PAIRS, GROWTH, BYTES, SHARE, IMPORT = 24.0, 2.5, 8_000.0, 0.85, 1.8
 """The targets: pairs a decision, its growth to 10,000 tasks, bytes a task, our share of the rate of
 the hand-written loop, and the ratio of the imports.
 """
