@@ -5,7 +5,7 @@ command and above the time that it took; what it draws is in `benchmarks/NAME.pn
 
     python benchmarks/all.py [NAME ...]     # all, or those named
     python benchmarks/all.py --quick        # fewer seeds and smaller sizes
-    python benchmarks/all.py --write        # and then put the results into benchmarks/README.md
+    python benchmarks/all.py --write        # and then put the results into the READMEs
     python benchmarks/all.py --last --write # only that, with the results that are there
 
 Exit status 1 where a benchmark failed or missed a target; the others run all the same.
@@ -27,6 +27,8 @@ import attrs
 HERE: Final = Path(__file__).resolve().parent
 RESULTS: Final = HERE / "results"
 README: Final = HERE / "README.md"
+SCHEDULER: Final = HERE.parent / "perfect_async" / "scheduler" / "README.md"
+"""The page that shows some of the tables where they explain how scheduling works."""
 NOT_RUN: Final = "(has not run yet)"
 
 
@@ -103,6 +105,11 @@ def written(readme: str, results: dict[str, str]) -> str:
     return readme
 
 
+def shown_on(page: str, results: dict[str, str]) -> dict[str, str]:
+    """Return those of `results` for which `page` has markers."""
+    return {name: text for name, text in results.items() if f"<!-- {name} -->" in page}
+
+
 def last_results() -> dict[str, str]:
     """Return the last result of each benchmark, in place of one that has not run its command."""
     paths = {each.name: RESULTS / f"{each.name}.txt" for each in BENCHMARKS}
@@ -131,8 +138,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if wanted and not given.last and perform(benchmark, quick=given.quick):
             failed.append(benchmark.name)
     if given.write:
-        text = written(README.read_text("utf-8"), last_results())
-        README.write_text(text, encoding="utf-8")
+        results = last_results()
+        README.write_text(written(README.read_text("utf-8"), results), encoding="utf-8")
+        page = SCHEDULER.read_text("utf-8")
+        SCHEDULER.write_text(written(page, shown_on(page, results)), encoding="utf-8")
     if failed:
         print(f"failed, or missed a target: {', '.join(failed)}")
     return 1 if failed else 0

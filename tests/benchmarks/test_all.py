@@ -14,10 +14,12 @@ from benchmarks.all import (
     BENCHMARKS,
     NOT_RUN,
     README,
+    SCHEDULER,
     Benchmark,
     last_results,
     main,
     perform,
+    shown_on,
     written,
 )
 from tests.docs.test_readme import blocks
@@ -30,6 +32,14 @@ def test_the_readme_has_a_table_of_each_benchmark() -> None:
     """Between the markers of a benchmark is its last result, and nothing else."""
     assert [each.name for each in BENCHMARKS] == list(MARKED) == list(last_results())
     assert TEXT == written(TEXT, last_results())
+
+
+def test_the_scheduler_shows_the_last_results() -> None:
+    """Its page has the same tables as this one."""
+    page = SCHEDULER.read_text("utf-8")
+    shown = shown_on(page, last_results())
+    assert ["webhooks", "table", "insured"] == list(shown)
+    assert page == written(page, shown)
 
 
 def test_every_table_has_its_command_and_its_time() -> None:
@@ -114,6 +124,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(everything, "HERE", tmp_path / "benchmarks")
     monkeypatch.setattr(everything, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(everything, "README", tmp_path / "README.md")
+    monkeypatch.setattr(everything, "SCHEDULER", tmp_path / "SCHEDULER.md")
     return tmp_path
 
 
@@ -163,6 +174,7 @@ def test_the_last_results_are_written(here: Path, monkeypatch: pytest.MonkeyPatc
     (here / "results" / "latency.txt").write_text("a table\n")
     places = "".join(f"<!-- {each.name} -->\n<!-- end -->\n" for each in BENCHMARKS)
     (here / "README.md").write_text(places)
+    (here / "SCHEDULER.md").write_text("# One\n<!-- latency -->\n<!-- end -->\n")
     monkeypatch.setattr(everything, "perform", None)
 
     assert 0 == main(["--last", "--write"])
@@ -171,3 +183,5 @@ def test_the_last_results_are_written(here: Path, monkeypatch: pytest.MonkeyPatc
     assert "<!-- latency -->\n```text\na table\n```\n<!-- end -->\n" in text
     assert f"$ python benchmarks/all.py table\n{NOT_RUN}\n" in text
     assert len(BENCHMARKS) - 1 == text.count(NOT_RUN)
+    page = "# One\n<!-- latency -->\n```text\na table\n```\n<!-- end -->\n"
+    assert page == (here / "SCHEDULER.md").read_text()
