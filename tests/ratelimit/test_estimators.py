@@ -432,6 +432,18 @@ def test_polls_of_processes_that_left_are_forgotten() -> None:
     assert 0.12 / 420 == network.failing
 
 
+def test_polls_of_processes_that_came_later_are_forgotten_too() -> None:
+    """So it is where 400 polls of ours were known before, none of which failed."""
+    network = LatencyEstimator()
+    for _ in range(400):
+        network.polled(failed=False)
+    for _ in range(300):
+        network.polled_nearby(failed=True)
+    for _ in range(400):
+        network.polled(failed=False)
+    assert 0.12 / 420 == network.failing
+
+
 def test_jitter_ignores_a_few_slow_answers() -> None:
     """With a hundred round trips jitter is their 99th percentile, if that is less."""
     for slow, jitter in ((250_000, 250_000), (900_000, 300_000)):
