@@ -387,7 +387,7 @@ def test_old_polls_are_forgotten(polls: list[bool]) -> None:
 
 
 @given(st.integers(0, 99), st.integers(2, 100))
-def test_polls_of_other_processes_replace_own_ones(own: int, nearby: int) -> None:
+def test_polls_of_other_processes_count_like_ours(own: int, nearby: int) -> None:
     """While none of ours has failed, polls on the same network count like ours."""
     network = LatencyEstimator()
     for _ in range(own):
