@@ -35,6 +35,8 @@ class Recent(Generic[T]):
 
     def forget(self, value: T) -> None:
         """Forget all keys with this value."""
-        for part in (self._newer, self._older):
-            for key in [key for key, known in part.items() if known == value]:
-                del part[key]
+        for key, known in (self._older | self._newer).items():
+            if known == value:
+                # Also an older value of the key, which would be found otherwise.
+                self._newer.pop(key, None)
+                self._older.pop(key, None)

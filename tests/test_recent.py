@@ -37,6 +37,26 @@ def test_all_keys_of_a_value_are_forgotten() -> None:
     assert ["", "y"] == [recent.get(key, "") for key in "ab"]
 
 
+def test_a_former_value_does_not_come_back() -> None:
+    """A key whose value is forgotten is not known by an older value either."""
+    recent = Recent[str](2)
+    for key, value in (("a", "x"), ("b", "x"), ("a", "y")):
+        recent.put(key, value)
+    recent.forget("y")
+
+    assert [False, True] == [key in recent for key in "ab"]
+
+
+def test_a_newer_value_stays() -> None:
+    """A key is not forgotten for a value that it had before."""
+    recent = Recent[str](2)
+    for key, value in (("a", "x"), ("b", "x"), ("a", "y")):
+        recent.put(key, value)
+    recent.forget("x")
+
+    assert ["y", ""] == [recent.get(key, "") for key in "ab"]
+
+
 def test_a_full_mapping_does_not_grow() -> None:
     """Once it is full, thousands of new entries take no more memory than the first ones."""
     keys = [f"{number:04d}" for number in range(10_000)]

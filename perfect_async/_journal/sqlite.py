@@ -141,9 +141,9 @@ class SqliteJournal:
 
     `state` is the fold of the entries, `seq` the sequence number of the last one, `job` the highest
     number of a job, and `past` the requests of the former process as (age in microseconds,
-    requests), oldest first. `known_tasks` holds the hashes of all task ids at the opening, in
-    order: eight bytes for each. `last_doubt` is the time of the last creation that stayed in doubt
-    (0: none).
+    requests), oldest first. `known_tasks` holds the hashes of all task ids in order, eight bytes
+    for each; the writer adds those of new tasks. `last_doubt` is the time of the last creation that
+    stayed in doubt (0: none).
     """
 
     def __init__(self, path: str | os.PathLike[str], now: int, *, make: bool = True) -> None:

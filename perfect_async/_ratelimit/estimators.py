@@ -236,8 +236,9 @@ class LatencyEstimator:
 
     def polled(self, *, failed: bool) -> None:
         """Record the answer to a poll; `failed` if it did not tell the state of the task."""
-        if not failed and not self._failures and len(self._failed) == _REMEMBERED_ANSWERS:
-            # None of those that count failed, so nothing changes.
+        full = len(self._failed) == _REMEMBERED_ANSWERS
+        if full and not (failed or self._failures or self._nearby):
+            # Only polls that did not fail count, so nothing changes.
             return
         self._failed.append(failed)
         self._failures += failed

@@ -200,6 +200,7 @@ class SlidingWindow:
 
     def fits(self, now: int, count: int, limit: int) -> bool:
         """Return whether `count` more could leave now if every window may hold `limit`."""
+        # This is `at_most`, whose call would take longer than the check.
         if self._total + self.unanswered + count <= limit:
             return True
         return self.spare(now) - self.requests + limit >= count

@@ -59,8 +59,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # path of a file has another cause.
         if exc.filename is not None:
             raise
-        print_error(f"stdout cannot be written: {exc.strerror}.")
-        status = FAILED
+        if isinstance(exc, FileNotFoundError):
+            # Of all missing files, only the working folder has no path in its error.
+            print_error(
+                "the working folder was removed, and a path starts from it: change to another "
+                "folder, or pass absolute paths."
+            )
+            status = USAGE
+        else:
+            print_error(f"stdout cannot be written: {exc.strerror}.")
+            status = FAILED
     with suppress(OutputError):
         flush()
     return status

@@ -76,7 +76,8 @@ def hint_of_unreached(error: PerfectError) -> str | None:
         return None
     # The storage's host is in the vendor's answers, whatever the variable names.
     of_api = error.message.startswith("the vendor's API at ")
-    return f"Try again later; check {_on_the_way('YOUCAM_BASE_URL' if of_api else _STATUS)}."
+    check = "Check" if error.lasting else "Try again later; check"
+    return f"{check} {_on_the_way('YOUCAM_BASE_URL' if of_api else _STATUS)}."
 
 
 def _on_the_way(last: str) -> str:

@@ -57,8 +57,6 @@ _PATIENT: Final = 15 * SECOND
 """How long a query waits before it is sent ahead of creations."""
 _KNOWN: Final = 20
 """The number of jobs that must have ended before their average cost is used."""
-
-
 _RESCUE: Final = 5
 """The index of the polls for other members among the urgent sources, after those of our tasks."""
 _INSIST: Final = SECOND // 2
@@ -120,7 +118,7 @@ class Scheduler:
             _Source(state.query_at, self._query),
             _Source(extra.likely_at, self._likely_poll),
         )
-        # The only one instead of them while no work waits.
+        # While no work waits, only this one is asked instead of them.
         self._idle: Final = (_Source(extra.early_at, self._early_poll),)
         self._wakes: tuple[Callable[[], int], ...] = ()
         self._rank(shared=bool(member))
@@ -687,6 +685,7 @@ class _Moment:
 
     def fits_unreserved(self) -> bool:
         """Return whether an unreserved request may leave."""
+        # Asked after nearly every event, so it calls neither `lends` nor `state.fits`.
         state = self._state
         if self.reserved is not None or not self.room:
             return False

@@ -133,6 +133,13 @@ def test_a_folder_that_cannot_be_written(
     assert 0 == sum(sandbox.ledger.requests.values())
 
 
+@pytest.mark.usefixtures("no_working_folder")
+def test_a_removed_working_folder_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """A relative path leads nowhere then, which has nothing to do with stdout."""
+    assert 2 == cli.main(["smile", "a.jpg"])
+    assert "perfect-async: the working folder was removed" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("command", "library", "ours"),
     [

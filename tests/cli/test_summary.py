@@ -139,6 +139,15 @@ def test_only_what_leads_to_the_host_is_worth_a_look(
     )
 
 
+def test_a_refused_certificate_is_not_tried_again() -> None:
+    """Another try does not help, so the hint names only what to check."""
+    error = ServiceUnavailable(
+        "the vendor's storage could not be reached (ConnectError).", never_sent=True, lasting=True
+    )
+
+    assert hint_of(error).startswith("Check the network")
+
+
 def test_failures_of_this_machine_have_nothing_to_do_with_hosts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

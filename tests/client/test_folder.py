@@ -81,7 +81,7 @@ def test_a_result_is_named_after_its_picture(
         "me.jpg",
     ],
 )
-def test_a_result_of_another_picture(name: str) -> None:
+def test_other_names_are_of_other_pictures(name: str) -> None:
     """A name that the client would not give to a result of the picture is another picture's."""
     assert not is_named_after(name, Smile("/x/me.jpg"))
 

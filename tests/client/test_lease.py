@@ -117,7 +117,7 @@ async def test_an_upload_is_tried_again() -> None:
     assert 1 == sandbox.ledger.units_charged
 
 
-async def test_a_vendor_without_the_common_path() -> None:
+async def test_a_picture_is_registered_for_its_feature_without_the_common_path() -> None:
     """A picture is then registered on the path of the job's own feature."""
     sandbox = make("flexible")
     paths: list[str] = []

@@ -256,7 +256,7 @@ def test_the_stem_comes_from_the_source(expected: str, source: Source) -> None:
         *("file by a descriptor", "file in memory", "bytes", "file id", "URL"),
     ],
 )
-def test_the_file_of_a_source(expected: str | None, source: Source) -> None:
+def test_only_paths_and_named_files_stand_for_a_file(expected: str | None, source: Source) -> None:
     """A path and an open file stand for a file of that name; other sources stand for none."""
     assert expected == file_name(source)
 

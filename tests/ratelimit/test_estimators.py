@@ -387,7 +387,7 @@ def test_old_polls_are_forgotten(polls: list[bool]) -> None:
 
 
 @given(st.integers(0, 99), st.integers(2, 100))
-def test_polls_of_other_processes_replace_own_ones(own: int, nearby: int) -> None:
+def test_polls_of_other_processes_count_like_ours(own: int, nearby: int) -> None:
     """While none of ours has failed, polls on the same network count like ours."""
     network = LatencyEstimator()
     for _ in range(own):
@@ -425,6 +425,18 @@ def test_old_polls_of_other_processes_are_forgotten() -> None:
 def test_polls_of_processes_that_left_are_forgotten() -> None:
     """400 polls of ours take the place of all others."""
     network = LatencyEstimator()
+    for _ in range(300):
+        network.polled_nearby(failed=True)
+    for _ in range(400):
+        network.polled(failed=False)
+    assert 0.12 / 420 == network.failing
+
+
+def test_polls_of_processes_that_came_later_are_forgotten_too() -> None:
+    """So it is where 400 polls of ours were known before, none of which failed."""
+    network = LatencyEstimator()
+    for _ in range(400):
+        network.polled(failed=False)
     for _ in range(300):
         network.polled_nearby(failed=True)
     for _ in range(400):

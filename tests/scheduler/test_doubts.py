@@ -481,12 +481,12 @@ def test_an_aborted_client_ends_a_task_to_confirm() -> None:
 
 
 def test_many_results_are_remembered() -> None:
-    """The newest 5,000 results are known, and of older ones at most as many."""
+    """The newest 5,000 results are known; older ones are forgotten at some time."""
     harness = SchedulerHarness()
     harness.running(1)
     harness.tell(ev.Succeeded(harness.poll(), tuple(url(f"{n}")[0] for n in range(10_001))))
     harness.settle()
-    for ref, name in ((2, "0"), (3, "10000")):
+    for ref, name in ((2, "4999"), (3, "5001")):
         harness.running(ref)
         harness.tell(ev.Succeeded(harness.poll(), url(name)))
         command = harness.take()
@@ -548,15 +548,21 @@ def test_two_tasks_with_401_twice() -> None:
 
 
 def test_many_file_ids_are_remembered() -> None:
-    """The newest file ids are known; an old one may come again."""
+    """The newest 5,000 file ids are known; an older one may come again."""
     queue = SchedulerHarness().scheduler._state.uploads
-    for ref in range(20_002):
+
+    def given(ref: int, name: str) -> None:
         queue.add(ScheduledJob(ref, SMILE, 1.0, True, 0, JobState.WAITING), 0)
         command = ev.Register(ref, (ref,), None)
         queue.issued(command, 0)
-        name = "file-0" if ref == 20_001 else f"file-{ref}"
         queue.on_response(command, ev.Registered(command, grants(command, name)), 0)
+
+    for ref in range(10_001):
+        given(ref, f"file-{ref}")
+    given(10_001, "file-4999")
     assert not queue.waiting
+    given(10_002, "file-5002")
+    assert [10_002] == [job.ref for job in queue.waiting]
 
 
 @pytest.mark.parametrize("sent", [False, True])

@@ -1058,7 +1058,7 @@ def test_failing_polls_of_others_count_after_they_left(shared: Shared) -> None:
     ],
     ids=["creations", "refused", "of-a-member-that-left"],
 )
-def test_requests_of_others_that_show_nothing_about_polls(
+def test_some_requests_of_others_show_nothing_about_polls(
     shared: Shared, rows: list[ev.RequestRow], member: ev.MemberRow
 ) -> None:
     """Creations, refused requests and those of a former run do not count as polls."""

@@ -396,13 +396,13 @@ def test_the_overdue_time_is_learned() -> None:
 
 
 @pytest.mark.parametrize("requests", [1, 2])
-def test_limits_too_small_for_webhooks(requests: int) -> None:
+def test_limits_without_room_for_a_task_are_refused(requests: int) -> None:
     """A task needs three requests of a window; with fewer the first one would wait for ever."""
     with pytest.raises(ConfigurationError, match="it needs 3 requests"):
         Scheduler(Limits(requests), WEBHOOK)
 
 
-def test_the_smallest_limits_for_webhooks() -> None:
+def test_three_requests_are_enough_with_webhooks() -> None:
     """With three requests of a window all tasks are created and end."""
     world = NotifyingWorld(Limits(3), WEBHOOK)
     for _ in range(3):
