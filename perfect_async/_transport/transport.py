@@ -572,10 +572,12 @@ def _mapped(error: Exception, peer: str) -> ApiError:
             never_sent=True,
             lasting=any(isinstance(each, ssl.SSLCertVerificationError) for each in _causes(error)),
         )
-        if peer.startswith(_API_NAME):
-            failure.hint = (
-                "Try again later; check the network, and the host in base_url or YOUCAM_BASE_URL."
-            )
+        last = "the host in base_url or YOUCAM_BASE_URL" if peer.startswith(_API_NAME) else ""
+        if failure.lasting:
+            host = f", and {last}" if last else ""
+            failure.hint = f"Check this machine's clock, certificates and proxy{host}."
+        elif last:
+            failure.hint = f"Try again later; check the network, and {last}."
         return failure
     return ServiceUnavailable(f"no answer came from {peer} ({reason}).")
 

@@ -501,6 +501,7 @@ async def test_the_message_has_the_reason_of_the_system(expected: str, error: Ex
     assert expected in str(caught.value)
     assert ("refused" in expected) is caught.value.never_sent
     assert ("certificate" in expected) is caught.value.lasting
+    assert ("certificate" in expected) is not caught.value.hint.startswith("Try again")
     assert_clean(caught.value)
 
 
