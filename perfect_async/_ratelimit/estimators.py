@@ -258,8 +258,7 @@ class LatencyEstimator:
         self._estimate()
 
     def _forget_nearby(self) -> None:
-        if self._nearby:
-            self._failures_nearby -= self._nearby.popleft()
+        self._failures_nearby -= self._nearby.popleft()
 
     def _estimate(self) -> None:
         failures, polls = self._failures + _PRIOR_FAILED, len(self._failed) + _PRIOR_POLLS
