@@ -83,7 +83,9 @@ def perform(benchmark: Benchmark, *, quick: bool) -> int:
     if run.returncode:
         print(run.stderr or run.stdout, file=sys.stderr)
     RESULTS.mkdir(exist_ok=True)
-    text = f"$ {' '.join(command)}\n{run.stdout.strip()}\n({took:.0f} s in all)\n"
+    # Not the spaces before the head of a table.
+    printed = run.stdout.strip("\n")
+    text = f"$ {' '.join(command)}\n{printed}\n({took:.0f} s in all)\n"
     (RESULTS / f"{benchmark.name}.txt").write_text(text, encoding="utf-8")
     print(f"  exit status {run.returncode}, {took:.0f} s", flush=True)
     return run.returncode
