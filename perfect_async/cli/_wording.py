@@ -52,7 +52,7 @@ _ADVICE: Final = {
     "lower `Limits` or find out who else uses this key.": (
         "find out who else uses this key, and try again later."
     ),
-    "the host in base_url or YOUCAM_BASE_URL.": "the host in YOUCAM_BASE_URL.",
+    "the host in base_url or YOUCAM_BASE_URL": "the host in YOUCAM_BASE_URL",
     "raise `max_units` to go on.": "raise --max-units to go on.",
     "Read `raw`, or ask for the task again by its id within a day; do not buy it again.": (
         "Do not buy it again; quote the task's id, which --json prints, to the vendor."
