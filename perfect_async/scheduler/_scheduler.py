@@ -118,8 +118,11 @@ class Scheduler:
             _Source(state.query_at, self._query),
             _Source(extra.likely_at, self._likely_poll),
         )
-        # While no work waits, only this one is asked instead of them.
-        self._idle: Final = (_Source(extra.early_at, self._early_poll),)
+        # While no work waits, only these are asked instead of them.
+        self._idle: Final = (
+            _Source(extra.early_at, self._contended_poll),
+            _Source(extra.early_at, self._early_poll),
+        )
         self._wakes: tuple[Callable[[], int], ...] = ()
         self._rank(shared=bool(member))
         # The last answer of `due` and its time. Only an event can change the answer for that time.
@@ -609,11 +612,9 @@ class Scheduler:
     def _early_poll(self, moment: _Moment) -> ev.Command | None:
         """Poll a task before its reserved poll while no work waits."""
         state = self._state
-        if state.pacer.allowance.contended_until > moment.now:
-            fits = moment.fits_unreserved()
-        else:
-            fits = moment.free and state.admission.leaves_room(moment.now, moment.limit)
-        return ev.Poll(moment.number, state.extra_polls.early[0][1]) if fits else None
+        if moment.free and state.admission.leaves_room(moment.now, moment.limit):
+            return ev.Poll(moment.number, state.extra_polls.early[0][1])
+        return None
 
 
 class _Source(NamedTuple):
