@@ -163,13 +163,14 @@ class BatchRecord:
 
     def _job(self, record: JobRecord) -> ReportJob:
         from perfect_async.report import ReportFailure, ReportJob  # noqa: PLC0415 - see above
+        from perfect_async.report._values import absolute  # noqa: PLC0415 - see above
 
         source, is_file = _shown(record)
         return ReportJob(
             record.number,
             source,
             record.state,
-            _absolute(source) if is_file else None,
+            absolute(source) if is_file else None,
             record.feature,
             {name: str(value) for name, value in record.details},
             record.task_id,
@@ -191,14 +192,6 @@ class BatchRecord:
             request.outcome,
             request.in_window,
         )
-
-
-def _absolute(path: str) -> Path | None:
-    """Return `path` as an absolute path; None if the working folder, where it starts, is gone."""
-    try:
-        return Path(path).absolute()
-    except OSError:
-        return None
 
 
 def _live(number: int, job: Job, handle: JobHandle) -> JobRecord:

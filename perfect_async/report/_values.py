@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final, Literal, TypeAlias
 
 import attrs
@@ -131,3 +131,11 @@ def shown(text: str, limit: int = LONGEST) -> str:
 def short_name(source: str) -> str:
     """Return the last part of a path or URL as it is shown, or all of it where that is nothing."""
     return shown(source.rstrip("/\\").replace("\\", "/").rpartition("/")[2] or source, 120)
+
+
+def absolute(path: str | PurePath) -> Path | None:
+    """Return `path` as an absolute path; None if the working folder, where it starts, is gone."""
+    try:
+        return Path(path).absolute()
+    except OSError:
+        return None

@@ -10,7 +10,7 @@ from typing import Final, cast
 
 from perfect_async.errors import ConfigurationError, quoted
 from perfect_async.report._table import render_table
-from perfect_async.report._values import Report
+from perfect_async.report._values import Report, absolute
 
 _ENDINGS: Final = (".html", ".csv")
 
@@ -27,28 +27,20 @@ def check_path(path: str | os.PathLike[str]) -> Path:
             f"a report's name must end in .html or .csv, and {quoted(text)} does not."
         )
     target = Path(text)
-    folder, problem = _folder(target), None
-    if folder is None:
+    whole, problem = absolute(target), None
+    if whole is None:
         problem = "the working folder was removed; pass an absolute path"
     elif target.is_dir():
         problem = "it is a folder"
-    elif not folder.is_dir():
+    elif not whole.parent.is_dir():
         problem = f"there is no folder {quoted(target.parent)}"
-    elif not os.access(folder, os.W_OK):
+    elif not os.access(whole.parent, os.W_OK):
         problem = f"the folder {quoted(target.parent)} is read-only for you"
     if problem is not None:
         raise ConfigurationError(f"a report cannot be written to {quoted(text)}: {problem}.")
     if target.suffix.lower() == ".html":
         _check_extra()
     return target
-
-
-def _folder(target: Path) -> Path | None:
-    """Return the absolute path of the folder of `target`; None if the working folder is gone."""
-    try:
-        return target.absolute().parent
-    except OSError:
-        return None
 
 
 def _check_extra() -> None:
