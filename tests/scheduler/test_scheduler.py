@@ -723,11 +723,11 @@ def test_an_estimate_uses_observed_durations() -> None:
 
 def test_an_estimate_with_webhooks_needs_no_polls() -> None:
     """With webhooks a job costs its creation and its result."""
-    told = Scheduler(Limits(), Polling(completion="webhook"))
+    announced = Scheduler(Limits(), Polling(completion="webhook"))
     polled = Scheduler(Limits(), Polling())
     kind = ev.TaskKind("other", usual=(40 * SECOND, 40 * SECOND))
 
-    assert told.estimate({kind: 500}, 0)[0] < polled.estimate({kind: 500}, 0)[0]
+    assert announced.estimate({kind: 500}, 0)[0] < polled.estimate({kind: 500}, 0)[0]
 
 
 def test_the_estimate_of_a_long_batch() -> None:
