@@ -139,11 +139,15 @@ BEYOND: tuple[Load, ...] = tuple(
 """Slower than the default insures."""
 
 
-def bound(durations: Sequence[float]) -> float:
+def bound(durations: Sequence[float], files: int = 20) -> float:
     """The clairvoyant lower bound on the time, polls at exactly 10 s (design: the scheduling
     problem).
+
+    A registration holds `files`. The design counts 20, so figures compare with earlier ones; the
+    client registers up to 80 at once, by which the bound is 2 % lower for 50 pictures and 0.3 % for
+    1000.
     """
-    requests = len(durations) + math.ceil(len(durations) / 20)
+    requests = len(durations) + math.ceil(len(durations) / files)
     requests += sum(max(1, math.ceil(duration / 10)) for duration in durations)
     windows = (requests - 1) // 250
     longest = max(durations)

@@ -9,7 +9,7 @@ the calls. Processor time tells the same as the rate where nothing else runs, an
 machine is busy.
 
 Two differences remain, both to the client's disadvantage. The loop knows all pictures, and waits
-until it can register 20 of them in one call; the client registers those that it has been given,
+until it can register 80 of them in one call; the client registers those that it has been given,
 since the limits have room. And by default the client shares its key with other processes, which the
 loop does not: it writes each request to a ledger. "share=None" is the client without that.
 """
@@ -43,7 +43,7 @@ from perfect_async.sandbox import Durations, Sandbox, portrait, serve
 
 HOST: Final = "127.0.0.1"
 KEY: Final = "loopback-key"
-FILES: Final = 20
+FILES: Final = 80
 CONNECTIONS: Final = 8
 INTERVAL: Final = 0.05
 LASTS: Final = 0.01

@@ -1,7 +1,7 @@
 """What people write or use to run many pictures, each at its best.
 
 All are honest little clients over httpx. What they share is kind to them: pictures are registered
-20 a call and uploaded before the first task is created (one registration a picture is what people
+80 a call and uploaded before the first task is created (one registration a picture is what people
 write, and costs one request more for each), an error fails its own picture and no other, and
 results are not downloaded. Where nothing else is said a refusal (429) is an error like any other,
 as `raise_for_status` has it: a poll that was refused ends the waiting for a task that is paid.
@@ -36,6 +36,7 @@ TASKS = "/s2s/v2.0/task/ai-smile"
 TOO_MANY = 429
 ATTEMPTS = 300
 POLLED_EVERY = 8.0
+FILES = 80
 
 
 class Ended(Exception):
@@ -72,8 +73,8 @@ class Api:
     async def upload(self, pictures: Sequence[bytes]) -> list[str]:
         """Register and upload; the `file_id` of each picture."""
         ids: list[str] = []
-        for first in range(0, len(pictures), 20):
-            chunk = pictures[first : first + 20]
+        for first in range(0, len(pictures), FILES):
+            chunk = pictures[first : first + FILES]
             described = [
                 {"content_type": "image/jpeg", "file_name": "me.jpg", "file_size": len(picture)}
                 for picture in chunk

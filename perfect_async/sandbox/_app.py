@@ -121,7 +121,7 @@ class Sandbox(AsyncContextManagerMixin):
         latency: float = 0.0,
         jitter: float = 0.0,
         polling_interval: int | None = None,
-        files_per_call: int = 20,
+        files_per_call: int = 100,
         universal_path: bool = True,
         header_style: HeaderStyle = "object",
         task_ids: TaskIds = "urlsafe",

@@ -1,9 +1,9 @@
 """Queue registrations and uploads of pictures, and queries.
 
-One call registers up to 20 files and costs one request of the window, so a picture costs a
-twentieth of a request. Where the vendor refuses that many, half as many are tried. The bytes go to
-another host and cost no request (contract: The flow of one picture). Neither step spends units, so
-both are repeated when they fail.
+One call registers many files and costs one request of the window. The first one holds 20, and each
+full call that is accepted allows the next one twice as many, up to 80. Where the vendor refuses so
+many, fewer are tried. The bytes go to another host and cost no request (contract: The flow of one
+picture). Neither step spends units, so both are repeated when they fail.
 
 Queries (templates, units, prices, history, delete) are not jobs. They use the same window. All
 times are integer microseconds.
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 _LINGER = SECOND // 10
 """How long a registration waits for more files."""
 _MOST_FAILURES: Final = 6
+_MOST_FILES: Final = 80
+"""The files that one call holds at most. That is less than the jobs that are handed over ahead, so
+pictures are ready before a call is full.
+"""
 _MOST_UPLOADS = 24
 """The number of concurrent uploads: the other host may be slow, and each holds a piece of a
 picture in memory.
@@ -52,13 +56,16 @@ class UploadQueue:
 
     A further picture of a job (`ScheduledJob.parts`) waits like a job of its own, and its end is
     the end of its job. `files_per_call` is how many files one registration holds at first. It is
-    halved when the vendor refuses that many. Where the universal path is missing, each feature has
-    its own registrations. `waiting` are the pictures without a registration. `under_way` is how
+    halved when the vendor refuses that many, and doubled when a full call is accepted, until a size
+    that was never accepted fails. Where the universal path is missing, each feature has its own
+    registrations. `waiting` are the pictures without a registration. `under_way` is how
     many are being prepared. `unready` are the refs of the jobs that have pictures here.
     """
 
     def __init__(self, files_per_call: int) -> None:
-        self._files = self._files_most = files_per_call
+        # The files of the next call, the most that were accepted, and whether more are tried.
+        self._files = self._accepted = files_per_call
+        self._grows = True
         self._universal = True
         self.waiting: deque[ScheduledJob] = deque()
         self._since = 0
@@ -109,9 +116,10 @@ class UploadQueue:
         """Return the files to register now, and the feature whose path to use.
 
         The feature is None for the universal path. With `partly` fewer files than one call holds
-        are registered as well. Return None if nothing is to be registered now.
+        are registered as well, and the answer to an earlier call that may allow more files is not
+        waited for. Return None if nothing is to be registered now.
         """
-        if now < self.registration_at() or not (partly or len(self.waiting) >= self._files):
+        if now < self.registration_at() or not (partly or self._full()):
             return None
         first = self.waiting[0]
         feature = None if self._universal else first.kind.feature
@@ -128,6 +136,11 @@ class UploadQueue:
                 if len(refs) == self._files:
                     break
         return tuple(refs), feature
+
+    def _full(self) -> bool:
+        """Return whether a call is full, and no answer is under way that may allow more files."""
+        learns = self._grows and self._files < _MOST_FILES and self._registering
+        return len(self.waiting) >= self._files and not learns
 
     def registration_at(self) -> int:
         """Return when files may be registered, full call or not."""
@@ -203,15 +216,19 @@ class UploadQueue:
     ) -> Prepared:
         match event:
             case ev.Registered():
+                self._fitted(len(command.refs))
                 return self._granted(jobs, command, event, now)
             case ev.Refused(status=404) if command.feature is None:
                 self._universal = False
+            case ev.Refused() | ev.NoAnswer() if len(command.refs) > self._accepted:
+                # So many were never accepted, and may be the reason: no call holds more again.
+                self._files, self._grows = min(self._files, self._accepted), False
             case ev.Refused() if len(command.refs) > 1:
                 # There are too many for one call, or one of them is refused: try fewer at once.
                 self._files = max(1, min(self._files, len(command.refs) // 2))
             case ev.Refused() | ev.KeyRefused():
                 # The file is refused, and not the number of files.
-                self._files = self._files_most
+                self._files = self._accepted
                 return [], self._ended(jobs, event)
             case ev.NotSent() | ev.NoAnswer():
                 # An outage is not the fault of the pictures, so only the first one counts it.
@@ -223,6 +240,12 @@ class UploadQueue:
             case _:
                 pass
         return self._again(jobs, event, now)
+
+    def _fitted(self, count: int) -> None:
+        """Record that `count` files were accepted in one call; after a full call try more."""
+        self._accepted = max(self._accepted, count)
+        if self._grows and count == self._files == self._accepted:
+            self._files = min(2 * count, max(_MOST_FILES, count))
 
     def _granted(
         self, jobs: list[ScheduledJob], command: ev.Register, event: ev.Registered, now: int

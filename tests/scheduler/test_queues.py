@@ -1,5 +1,8 @@
 """Registrations and uploads of pictures, and queries."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 
 from perfect_async import events as ev
@@ -53,9 +56,10 @@ class UploadHarness:
             job.state = JobState.ENDED
         return [job.ref for job in ready], [(job.ref, error) for job, error in failed]
 
-    def registered(self) -> None:
+    def registered(self) -> ev.Register:
         command = self.register()
         self.hear(ev.Registered(command, grants(command)))
+        return command
 
 
 def test_register_and_upload() -> None:
@@ -98,6 +102,56 @@ def test_too_many_files_halve_the_call() -> None:
     assert ([], []) == harness.hear(ev.Refused(first, NO, 400))
     assert ([], []) == harness.hear(ev.Refused(second, NO, 413))
     assert 10 == len(harness.register().refs)
+
+
+def test_full_calls_grow() -> None:
+    """Each full call that is accepted doubles the next one, up to 80 files."""
+    harness, sizes = UploadHarness(310), list[int]()
+    while harness.uploads.waiting:
+        sizes.append(len(harness.registered().refs))
+    assert [20, 40, 80, 80, 80, 10] == sizes
+
+
+def test_a_call_that_is_not_full_shows_nothing() -> None:
+    """Only an accepted full call allows more files than before."""
+    harness = UploadHarness(15)
+    harness.registered()
+    assert 20 == harness.uploads._files
+
+
+@pytest.mark.parametrize("answer", [partial(ev.Refused, status=400), ev.NoAnswer])
+def test_a_size_that_fails_is_not_tried_again(
+    answer: Callable[[ev.Register, PerfectError], ev.Answer],
+) -> None:
+    """A call of more files than were ever accepted ends no job, and no later call is larger."""
+    harness = UploadHarness(100)
+    harness.registered()
+    larger = harness.register()
+    assert 40 == len(larger.refs)
+    assert ([], []) == harness.hear(answer(larger, NO))
+    assert larger.refs[:20] == harness.registered().refs
+    assert [20, 20, 20] == [len(harness.registered().refs) for _ in range(3)]
+    assert not harness.uploads.waiting
+
+
+def test_an_outage_does_not_limit_the_size() -> None:
+    """A larger call that was not sent is tried again with as many files."""
+    harness = UploadHarness(100)
+    harness.registered()
+    assert ([], []) == harness.hear(ev.NotSent(harness.register(), NO))
+    assert 40 == len(harness.registered().refs)
+
+
+def test_a_full_call_waits_for_the_answer_that_allows_more() -> None:
+    """It does not wait where pictures are needed at once, nor after the largest call."""
+    harness = UploadHarness(250)
+    first = harness.register()
+    assert None is harness.uploads.registration(harness.now, partly=False)
+    assert None is not harness.uploads.registration(harness.now, partly=True)
+    harness.hear(ev.Registered(first, grants(first)))
+    harness.registered()
+    assert 80 == len(harness.register().refs)
+    assert None is not harness.uploads.registration(harness.now, partly=False)
 
 
 def test_one_bad_file_is_found() -> None:
