@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from itertools import accumulate
 from operator import mul, neg
 from typing import Final
@@ -44,6 +44,8 @@ _SHARE: Final = 0.05
 """The share of tasks that outlasts the quantile from which the horizon is computed."""
 _MARGIN: Final = 1.2
 _COARSE: Final = SECOND // 2
+_ROUNDING: Final = 1e-9
+"""By how much products of shares may be off, since they are floats."""
 _MANY: Final = 500.0
 """The mean from which the normal distribution is used for Poisson's; 5 sigma are below 1e-6."""
 
@@ -55,7 +57,7 @@ class DurationModel:
     `horizon` is the age that hardly any task outlasts: about 1.2 times the 95th percentile, and
     more while few ends are known. `ended` is the number of ends. Each of `shares` is the share of
     tasks that outlasts one of `ages`. `middles` are the middles of the intervals in which tasks
-    ended. All lists are sorted.
+    ended, and each of `remaining` is the share that outlasts one of them. All lists are sorted.
     """
 
     horizon: int
@@ -63,6 +65,7 @@ class DurationModel:
     _ages: list[int]
     _shares: list[float]
     _middles: list[int]
+    _remaining: list[float]
     _known: dict[int, float] = attrs.field(factory=dict[int, float])
 
     def outlasts(self, age: int) -> float:
@@ -84,10 +87,13 @@ class DurationModel:
 
         It is None if no task was seen to end so late.
         """
-        middles = self._middles
-        first = bisect_right(middles, age)
-        place = first + math.ceil(chance * (len(middles) - first)) - 1
-        return middles[place] if place >= first else None
+        middles, remaining = self._middles, self._remaining
+        step = bisect_right(middles, age)
+        if step == len(middles):
+            return None
+        here = remaining[step - 1] if step else 1.0
+        place = bisect_left(remaining, -(1 - chance) * here - _ROUNDING, key=neg)
+        return middles[place] if place < len(middles) else None
 
     def _share(self, age: int) -> float:
         step = bisect_right(self._ages, age)
@@ -130,18 +136,22 @@ class DurationEstimator:
             self._ended -= self._seen[0][1] is not None
         self._seen.append((low, high))
 
-    def outlook(self, running: Iterable[int], cycle: int) -> DurationModel | None:
+    def outlook(
+        self, running: Sequence[int], cycle: int, *, rare: bool = False
+    ) -> DurationModel | None:
         """Return the model while tasks are `running` at these ages, or None before the first end.
 
-        Polls leave every `cycle`. A quarter of it is added, since ends are seen late.
+        Polls leave every `cycle`. A quarter of it is added, since ends are seen late. Where polls
+        are `rare`, the likely ends take the tasks into account whose ends are unknown. Elsewhere
+        there are few of them, and leaving them out is quicker.
         """
         if not self._ended:
             return None
         seen = [*self._seen] if self._usual is None else [self._usual, *self._seen]
         ends = sorted(high for _, high in seen if high is not None)
         # A running task counts as running until its next poll, a cycle later.
-        unseen = [low for low, high in seen if high is None]
-        unseen = sorted(age + cycle for age in (*unseen, *running))
+        last_seen = [*(low for low, high in seen if high is None), *running]
+        unseen = sorted(age + cycle for age in last_seen)
         known = len(ends) + len(unseen)
         at_ages = Counter(ends)
         ages = [*at_ages]
@@ -158,13 +168,31 @@ class DurationEstimator:
         # The first age that hardly any task outlasts, or the last age at which one was seen.
         place = bisect_left(shares, -_SHARE, key=neg)
         quantile = ages[place] if place < len(ages) else max(ends[-1:] + unseen[-1:])
+        middles = sorted((low + high) // 2 for low, high in seen if high is not None)
         return DurationModel(
             round((_MARGIN + 1 / math.sqrt(self._ended)) * quantile) + cycle // 4,
             len(ends),
             ages,
             shares,
-            sorted((low + high) // 2 for low, high in seen if high is not None),
+            middles,
+            _outlasting(middles, sorted(last_seen) if rare else []),
         )
+
+
+def _outlasting(ended: Sequence[int], last_seen: Sequence[int]) -> list[float]:
+    """Return for each of the ages at which tasks `ended` the share of tasks that outlasts it.
+
+    It is the product-limit estimate. Other tasks were `last_seen` running at their ages. Both are
+    sorted.
+    """
+    known = len(ended)
+    if not last_seen:
+        return [1 - (place + 1) / known for place in range(known)]
+    at_risk = (
+        known - place + len(last_seen) - bisect_left(last_seen, age)
+        for place, age in enumerate(ended)
+    )
+    return [*accumulate((1 - 1 / count for count in at_risk), mul)]
 
 
 def tail(mean: float, chance: float) -> int:

@@ -72,6 +72,8 @@ class _Kind:
     @property
     def stale(self) -> bool:
         """Whether enough durations are new that the model is to be computed again."""
+        if self.outlook is None:
+            return self.changes > 0
         known = max(len(self.durations), len(self.young) + len(self.old))
         return self.changes >= max(1, known // 8)
 
@@ -336,19 +338,16 @@ class AdmissionController:
         last = self._last(kind, now, (now + self._give_up) // SLOT, now)
         return (last - now // SLOT) // self._table.cycle + 1
 
-    def knows(self, ref: int) -> bool:
-        """Return whether a task of the same kind as `ref` has ended."""
-        return self._tasks[ref].kind.outlook is not None
-
     def likely_end(self, ref: int) -> int | None:
-        """Return when `ref` has probably ended, or None if no task of its kind has ended."""
+        """Return when `ref` has probably ended, or None if nobody knows."""
         task = self._tasks[ref]
         if task.kind.outlook is None:
             return None
-        if (age := task.kind.outlook.likely(task.low, _LIKELY)) is None:
+        age = task.kind.outlook.likely(task.low, _LIKELY)
+        if age is None and not self._pacer.rare:
             # No task was seen to end so late, so either answer to a poll in mid-cycle is new.
             age = task.low + self._table.cycle * SLOT // 2
-        return task.created + age
+        return None if age is None else task.created + age
 
     # Reviews.
 
@@ -382,7 +381,8 @@ class AdmissionController:
         if kind.stale:
             kind.changes = 0
             running = [task.low for task in [*kind.old.values(), *kind.young.values()] if task.low]
-            kind.outlook = kind.durations.outlook(running, self._table.cycle * SLOT)
+            cycle, rare = self._table.cycle * SLOT, self._pacer.rare
+            kind.outlook = kind.durations.outlook(running, cycle, rare=rare)
             kind.horizon = 0 if kind.outlook is None else kind.outlook.horizon
             # A small change of the horizon changes no plan.
             every |= abs(kind.horizon - kind.placed) * 4 > self._table.cycle * SLOT

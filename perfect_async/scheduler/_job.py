@@ -126,8 +126,9 @@ class ScheduledJob:
     Times: `given_up` is when the task is abandoned. `accepted` is when the last poll that renewed
     the lease (or the creation) left. `try_at` is when a poll that failed or has no answer is sent
     again. `early_at` is when another poll may leave before the reserved one. `likely_at` is when
-    the task has probably ended. `ask_at` is when the task is polled beside its reserved polls.
-    `gap` is the time between the last two polls (or the creation and the first one).
+    the task has probably ended; `scout_at` is when it may be polled if nobody knows when. `ask_at`
+    is when the task is polled beside its reserved polls. `gap` is the time between the last two
+    polls (or the creation and the first one).
 
     Polls: `announced` counts the polls since the vendor announced the end. `given_interval` is the
     interval that the answer to the creation asked for. The last `refusals` polls were refused for
@@ -168,6 +169,7 @@ class ScheduledJob:
     announced: int = 0
     early_at: int | None = None
     likely_at: int | None = None
+    scout_at: int | None = None
     doubted: bool = False
     refused_for: tuple[object, ...] | None = None
     refusals: int = 0

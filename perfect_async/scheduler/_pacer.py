@@ -30,7 +30,7 @@ _LATE: Final = 4
 """The number of slots from which a late poll shows that the process stood still."""
 _PUNCTUAL: Final = 400
 """The number of punctual polls after a late one from which a long cycle may be used again."""
-_RARE: Final = 15 * SECOND
+_RARE: Final = 20 * SECOND
 """The cycle from which polls are rare: it is much longer than most tasks last."""
 _KEPT_FOR_ENDS: Final = 4
 _MOST_KEPT: Final = 8
@@ -145,9 +145,11 @@ class Pacer:
         """Return whether half of the window is free, or twice the running tasks would fit.
 
         A single task is then polled at its interval, while another one could still be created.
+        Where polls are rare, one poll of each running task is left for when it has probably ended.
         """
-        again = (self.alone() + self.reserve()) * max(1, len(self.table))
-        most = min(self._requests // 2, again)
+        running = len(self.table)
+        again = (self.alone() + self.reserve()) * max(1, running)
+        most = min(self._requests // 2, again) + self.rare * running
         return self.table.account.fits(now, most + 1, self._requests)
 
     def paused_until(self) -> int:
@@ -258,23 +260,15 @@ class Pacer:
 
         An early poll frees all that is reserved for a task that has ended. Without early polls the
         window fills with reservations, and no task is created until the first reserved polls.
+        Where no poll is reserved within a window of a creation, each running task needs one.
+
         It is 0 while nothing is reserved, since a small window may hold no more than one task.
         """
-        if not len(self.table):
+        running, cycle = len(self.table), self.table.cycle
+        if not running:
             return 0
-        return min(_KEPT_FOR_ENDS * (self.table.cycle * SLOT // _RARE), _MOST_KEPT)
-
-    @property
-    def even_pause(self) -> int:
-        """The pause between early polls of one task with which a window lasts for all tasks.
-
-        0 where reserved polls come at least twice in a window. Where they do not, a window that is
-        full of early polls finds no end until it moves on: a longer lease would be slower.
-        """
-        reach = self.table.account.reach
-        if 2 * self.table.cycle <= reach:
-            return 0
-        return len(self.table) * reach * SLOT // self._requests
+        least = min(_KEPT_FOR_ENDS * (cycle * SLOT // _RARE), _MOST_KEPT)
+        return max(least, running) if cycle > self.table.account.reach else least
 
     def expect(self, requests: int) -> None:
         """Adapt the plan to the waiting work, which needs so many `requests` at least.

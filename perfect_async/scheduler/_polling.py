@@ -36,9 +36,11 @@ _MOST_WASTED: Final = 3
 """The most requests that are held for a task beside the one for its result."""
 
 _SCOUT_FROM: Final = 5 * SECOND
-"""The age from which a task is polled early while none of its kind has ended."""
+"""The least time after which a task is polled early while nobody knows when it ends."""
 _SCOUT_EVERY: Final = SECOND
 """The least time between two such polls."""
+_MANY_SCOUTS: Final = 8
+"""The number of such tasks from which the time between two polls grows with their age."""
 
 _LEAST_INTERVAL: Final = SECOND // 2
 _WORTH: Final = SECOND
@@ -46,7 +48,7 @@ _WORTH: Final = SECOND
 _LAST: Final = ScheduledJob(
     -1, TaskKind(""), 0.0, uploads=False, channel=-1, state=JobState.SETTLED
 )
-_LAST.try_at = _LAST.early_at = _LAST.likely_at = NEVER
+_LAST.try_at = _LAST.early_at = _LAST.likely_at = _LAST.scout_at = NEVER
 """The last entry of each queue, so that no queue is ever empty."""
 
 
@@ -121,8 +123,9 @@ class PollQueue:
 class ExtraPolls:
     """Retries and early polls, which leave beside the reserved polls.
 
-    `lease` and `interval` are those of `Polling`. `tries`, `early` and `likely` are heaps of (time,
-    ref, job). Their heads are valid after `tidy`; the time is `NEVER` where a heap has no task.
+    `lease` and `interval` are those of `Polling`. `tries`, `early`, `likely` and `scouts` are heaps
+    of (time, ref, job). Their heads are valid after `tidy`; the time is `NEVER` where a heap has no
+    task.
     """
 
     def __init__(self, pacer: Pacer, *, lease: int, interval: int) -> None:
@@ -131,13 +134,14 @@ class ExtraPolls:
         self.interval = interval
         # Whether early polls are useful. They are not while the vendor announces ends.
         self.eager = True
-        # Tasks that are polled early to find a first end of their kind, and when the next is.
-        self._scouts: dict[int, ScheduledJob] = {}
-        self._scout_at = 0
-        # Polls to retry; tasks that may be polled early; tasks that have probably ended.
+        # When the next task may be polled of which nobody knows when it ends.
+        self._scout_from = 0
+        # Polls to retry; tasks that may be polled early; tasks that have probably ended; tasks of
+        # which nobody knows when they end.
         self.tries: list[tuple[int, int, ScheduledJob]] = [(NEVER, -1, _LAST)]
         self.early: list[tuple[int, int, ScheduledJob]] = [(NEVER, -1, _LAST)]
         self.likely: list[tuple[int, int, ScheduledJob]] = [(NEVER, -1, _LAST)]
+        self.scouts: list[tuple[int, int, ScheduledJob]] = [(NEVER, -1, _LAST)]
 
     def try_at(self) -> int:
         """Return when the next poll is to be retried."""
@@ -151,6 +155,10 @@ class ExtraPolls:
         """Return when the next task has probably ended."""
         return self.likely[0][0]
 
+    def scout_at(self) -> int:
+        """Return when the next task may be polled of which nobody knows when it ends."""
+        return max(self.scouts[0][0], self._scout_from)
+
     def created(self, job: ScheduledJob) -> None:
         """Allow the first early poll of a new task after its interval."""
         job.interval = self._usual(job)
@@ -158,7 +166,7 @@ class ExtraPolls:
 
     def left(self, job: ScheduledJob, now: int) -> None:
         """Record that a poll leaves; while it has no answer another one is sent later."""
-        job.last_left, job.early_at, job.likely_at = now, None, None
+        job.last_left, job.early_at, job.likely_at, job.scout_at = now, None, None, None
         self.failed(job, now + self._pacer.network.patience)
 
     def failed(self, job: ScheduledJob, at: int) -> None:
@@ -189,8 +197,7 @@ class ExtraPolls:
         `interval` is the one that the vendor asks for. It is kept between half a second and the
         cycle. A later poll may still be unanswered; its retry stays if the lease needs it. Where
         requests are scarce, a seventh of the task's age passes before an early poll: frequent polls
-        of an old task reveal little, and the delay is in proportion to its age. Where a window
-        holds few reserved polls of a task, early polls are spread over the window.
+        of an old task reveal little, and the delay is in proportion to its age.
         """
         job.doubted, job.accepted = False, max(job.accepted, left)
         table = self._pacer.table
@@ -201,50 +208,43 @@ class ExtraPolls:
         elif job.try_at is not None:
             self.failed(job, job.try_at)
         job.interval = wait = self._usual(job) if interval is None else self._clamped(interval)
-        scarce = max(age // 7, self._pacer.even_pause)
-        if scarce > wait and not self._pacer.plenty(now):
-            wait = scarce
+        if age // 7 > wait and not self._pacer.plenty(now):
+            wait = age // 7
         self._early_at(job, job.last_left + wait)
 
-    def expect_end(self, job: ScheduledJob, at: int | None) -> None:
-        """Poll at `at`, when the task has probably ended (None: unknown).
-
-        There is no such poll if the reserved poll follows soon.
-        """
-        job.likely_at = None
-        if at is not None and self.eager:
+    def expect_end(self, job: ScheduledJob, at: int) -> None:
+        """Poll at `at`, when the task has probably ended, unless the reserved poll follows soon."""
+        job.likely_at = job.scout_at = None
+        if self.eager:
             at = max(at, job.last_left + job.interval)
             if at + _WORTH <= self._pacer.table.next_poll(job.ref):
                 job.likely_at = at
                 heapq.heappush(self.likely, (at, job.ref, job))
 
-    def scout(self, job: ScheduledJob, created: int) -> None:
-        """Poll `job` early to find a first end of its kind, where polls are rare.
+    def scout(self, job: ScheduledJob, age: int) -> None:
+        """Poll `job` early, in turns with other tasks of which nobody knows when they end.
 
-        Few tasks are created before a first end is known. The tasks of kinds without one take
-        turns: one is polled each second at first, and fewer as they grow old.
+        It was polled last at `age`. Such polls leave only where reserved polls are rare, and not if
+        one of them follows soon.
         """
-        if not self._pacer.rare:
-            job.likely_at = None
-            return
-        soonest = job.last_left + _SCOUT_FROM
-        at = max(soonest, self._scout_at)
-        self.expect_end(job, at)
-        if job.likely_at is not None:
-            self._scout_at = at + max(_SCOUT_EVERY, (soonest - created) // 8)
-            self._scouts[job.ref] = job
+        job.likely_at = job.scout_at = None
+        at = job.last_left + max(_SCOUT_FROM, age // 7)
+        soon = at + _WORTH > self._pacer.table.next_poll(job.ref)
+        if self._pacer.rare and self.eager and not soon:
+            job.scout_at = at
+            heapq.heappush(self.scouts, (at, job.ref, job))
 
-    def scouted(self) -> list[ScheduledJob]:
-        """Return the jobs that are to be polled to find a first end."""
-        return [*self._scouts.values()]
+    def scouted(self, age: int, now: int) -> None:
+        """Record that a task of this `age` is polled of which nobody knew when it ends.
 
-    def forget(self, ref: int) -> None:
-        """Do not poll `ref` to find a first end."""
-        self._scouts.pop(ref, None)
+        The older many such tasks are, the later the next one follows. Few are polled each second.
+        """
+        many = len(self.scouts) > _MANY_SCOUTS
+        self._scout_from = now + max(_SCOUT_EVERY, age // 16 if many else 0)
 
-    def scouts(self, ref: int) -> bool:
-        """Return whether `ref` is to be polled to find a first end."""
-        return ref in self._scouts
+    def unknown(self) -> list[ScheduledJob]:
+        """Return the jobs to poll of which nobody knows when they end."""
+        return [job for at, _, job in self.scouts if job.scout_at == at < NEVER]
 
     def tidy(self) -> None:
         """Drop invalid entries from the heads of the queues."""
@@ -260,6 +260,10 @@ class ExtraPolls:
         while job.likely_at != at:
             heapq.heappop(self.likely)
             at, _, job = self.likely[0]
+        at, _, job = self.scouts[0]
+        while job.scout_at != at:
+            heapq.heappop(self.scouts)
+            at, _, job = self.scouts[0]
 
     def _usual(self, job: ScheduledJob) -> int:
         """Return the interval between polls of `job` where the answers name none."""
@@ -336,33 +340,37 @@ class LeasePolling:
         elif job.try_at is not None and job.try_at <= now:
             self.counts["tries"] += 1
             job.tries += 1
+        if job.scout_at is not None and job.scout_at <= now:
+            self.extra_polls.scouted(self._age(job, now), now)
         job.ask_at = None
         self.extra_polls.left(job, now)
 
     def runs(self, job: ScheduledJob, left: int, interval: int | None, now: int) -> None:
         """Renew its lease, and poll an announced task again after its interval."""
         self.admission.runs(job.ref, left, now)
-        age = now - job.given_up + job.gives_up_after(self._give_up)
-        self.extra_polls.renewed(job, left, interval, age, now)
+        self.extra_polls.renewed(job, left, interval, self._age(job, now), now)
         self._expect_end(job)
         if job.announced:
             self._poll_queue.put(job, now + pause(job))
 
-    def reviewed(self) -> None:
-        """Schedule early polls by the durations of a kind that has had its first end.
+    def _age(self, job: ScheduledJob, now: int) -> int:
+        return now - job.given_up + job.gives_up_after(self._give_up)
 
-        Tasks of other kinds keep their turns.
+    def reviewed(self) -> None:
+        """Schedule early polls of the tasks that now are known to end soon, by new durations.
+
+        The others keep their turns.
         """
-        for job in self.extra_polls.scouted():
-            if self.admission.knows(job.ref):
-                self.extra_polls.forget(job.ref)
-                self._expect_end(job)
+        for job in self.extra_polls.unknown():
+            if (at := self.admission.likely_end(job.ref)) is not None:
+                self.extra_polls.expect_end(job, at)
 
     def _expect_end(self, job: ScheduledJob) -> None:
-        if self.admission.knows(job.ref):
-            self.extra_polls.expect_end(job, self.admission.likely_end(job.ref))
+        at = self.admission.likely_end(job.ref)
+        if at is None:
+            self.extra_polls.scout(job, self._age(job, job.last_left))
         else:
-            self.extra_polls.scout(job, self.admission.facts(job.ref)[0])
+            self.extra_polls.expect_end(job, at)
 
     def failed(self, job: ScheduledJob, at: int) -> None:
         """Retry inside the lease if the next reserved poll comes too late."""
@@ -377,8 +385,7 @@ class LeasePolling:
             # Early polls are useful only where the vendor did not announce this end.
             self.extra_polls.eager = not job.announced
         self.admission.release(job.ref, ended=ended, lost=lost)
-        self.extra_polls.forget(job.ref)
-        job.try_at = job.early_at = job.likely_at = job.ask_at = None
+        job.try_at = job.early_at = job.likely_at = job.scout_at = job.ask_at = None
 
 
 class WebhookPolling:

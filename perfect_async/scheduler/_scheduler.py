@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar, cast
 
 import attrs
@@ -117,11 +117,14 @@ class Scheduler:
             _Source(uploads.registration_at, self._registration),
             _Source(state.query_at, self._query),
             _Source(extra.likely_at, self._likely_poll),
+            _Source(extra.scout_at, self._scout_poll),
         )
         # While no work waits, only these are asked instead of them.
         self._idle: Final = (
             _Source(extra.early_at, self._contended_poll),
             _Source(extra.early_at, self._early_poll),
+            _Source(extra.likely_at, self._likely_poll),
+            _Source(extra.scout_at, self._scout_poll),
         )
         self._wakes: tuple[Callable[[], int], ...] = ()
         self._rank(shared=bool(member))
@@ -178,7 +181,7 @@ class Scheduler:
             state = self._state
             sources = self._urgent if state.is_urgent(now) else ()
             if state.idle(now):
-                if state.extra_polls.early_at() <= now:
+                if state.wants_extra(now):
                     sources += self._idle
             elif state.wants_more(now):
                 sources += self._optional
@@ -593,27 +596,39 @@ class Scheduler:
     def _likely_poll(self, moment: _Moment) -> ev.Command | None:
         """Poll a task that has probably ended, to free its reserved polls sooner.
 
-        This is done only where the window holds all waiting work; elsewhere an extra request delays
-        the batch. The caller may have more jobs than it has handed over.
+        Where polls are rare, this is the one that finds its end. Elsewhere it is sent only where
+        the window holds all waiting work, since an extra request delays the batch.
+        """
+        if moment.free and (self._state.pacer.rare or self._holds_all(moment)):
+            return self._extra_poll(moment, self._state.extra_polls.likely)
+        return None
+
+    def _holds_all(self, moment: _Moment) -> bool:
+        """Return whether work waits, and the window has room for all of it.
+
+        The caller may have more jobs than it has handed over.
         """
         state = self._state
-        work, rare = state.work(moment.now), state.pacer.rare
-        if not work or not moment.free or (work >= self.lookahead() - _AHEAD and not rare):
-            return None
-        # Where polls are rare, a task costs its creation and one poll.
-        polls, ref = 1 if rare else LEAST_REQUESTS - 1, state.extra_polls.likely[0][1]
+        work, polls = state.work(moment.now), LEAST_REQUESTS - 1
         needed = state.table.occupied(moment.now) + (1 + polls) * work + polls * len(state.table)
-        if (needed > moment.limit and not state.extra_polls.scouts(ref)) or (
-            not state.admission.leaves_room(moment.now, moment.limit)
-        ):
-            return None
-        return ev.Poll(moment.number, ref)
+        return 0 < work < self.lookahead() - _AHEAD and needed <= moment.limit
+
+    def _scout_poll(self, moment: _Moment) -> ev.Command | None:
+        """Poll a task to learn when tasks of its kind end."""
+        return self._extra_poll(moment, self._state.extra_polls.scouts) if moment.free else None
 
     def _early_poll(self, moment: _Moment) -> ev.Command | None:
         """Poll a task before its reserved poll while no work waits."""
-        state = self._state
-        if moment.free and state.admission.leaves_room(moment.now, moment.limit):
-            return ev.Poll(moment.number, state.extra_polls.early[0][1])
+        if moment.free and (not self._state.pacer.rare or self._state.pacer.plenty(moment.now)):
+            return self._extra_poll(moment, self._state.extra_polls.early)
+        return None
+
+    def _extra_poll(
+        self, moment: _Moment, queue: Sequence[tuple[int, int, object]]
+    ) -> ev.Command | None:
+        """Poll the first task of `queue` if that takes no request that another may need."""
+        if self._state.admission.leaves_room(moment.now, moment.limit):
+            return ev.Poll(moment.number, queue[0][1])
         return None
 
 

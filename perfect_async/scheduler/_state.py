@@ -224,7 +224,15 @@ class SchedulerState:
             or self.queries.waiting
             or self.uploads.registration_at() <= now
             or self.extra_polls.likely_at() <= now
+            or self.extra_polls.scout_at() <= now
             or (self.extra_polls.early_at() <= now and self.pacer.allowance.contended_until > now)
+        )
+
+    def wants_extra(self, now: int) -> bool:
+        """Return whether an early poll may be due while no work waits."""
+        extra = self.extra_polls
+        return extra.early_at() <= now or (
+            self.pacer.rare and (extra.likely_at() <= now or extra.scout_at() <= now)
         )
 
     def silent(self, now: int) -> bool:

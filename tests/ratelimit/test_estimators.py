@@ -205,6 +205,28 @@ def test_the_likely_end() -> None:
     assert None is found.likely(10 * SECOND, 0.8)
 
 
+@given(ENDS, AGES, AGES, st.integers(0, 400))
+def test_the_likely_end_where_polls_are_rare(
+    ends: list[tuple[int, int]], lost: list[int], running: list[int], age: int
+) -> None:
+    """It is the first middle of an end that a fifth of the tasks alive at the age outlasts, by the
+    estimate that counts other tasks until they were last seen running.
+    """
+    age, last = age * SECOND // 10, [each * SECOND // 10 for each in (*lost, *running)]
+    middles = sorted((low + low + width) * SECOND // 20 for low, width in ends)
+    share, here, expected = Fraction(1), Fraction(1), None
+    for middle in sorted(set(middles)):
+        at_risk = sum(each >= middle for each in (*middles, *last))
+        share *= 1 - Fraction(middles.count(middle), at_risk)
+        if middle <= age:
+            here = share
+        elif share <= here / 5 and expected is None:
+            expected = middle
+    found = seen(ends, lost).outlook([each * SECOND // 10 for each in running], CYCLE, rare=True)
+    assert found is not None
+    assert expected == found.likely(age, 0.8)
+
+
 @given(st.lists(st.booleans(), max_size=1000))
 def test_old_durations_are_forgotten(ends: list[bool]) -> None:
     """The last 400 durations count, and so do the ends among them."""

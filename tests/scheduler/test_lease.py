@@ -20,7 +20,9 @@ LOADS = {
     for load in (
         Load("50 smiles", lognormal(50, 8, 0.35)),
         Load("100 smiles", lognormal(100, 8, 0.35)),
+        Load("300 smiles", lognormal(300, 8, 0.35)),
         Load("40 avatars", lognormal(40, 60, 0.4), job=AVATAR),
+        Load("100 avatars", lognormal(100, 60, 0.4), job=AVATAR),
     )
 }
 
@@ -50,7 +52,12 @@ def takes(name: str, lease: int, seeds: int) -> float:
 
 @pytest.mark.parametrize(
     ("name", "leases"),
-    [("50 smiles", (10, 120, 600)), ("40 avatars", (20, 120, 600))],
+    [
+        ("50 smiles", (10, 120, 600)),
+        ("300 smiles", (120, 600)),
+        ("40 avatars", (20, 120, 600)),
+        ("100 avatars", (120, 300, 600)),
+    ],
 )
 def test_a_much_longer_lease_is_not_slower(name: str, leases: tuple[int, ...]) -> None:
     """Early polls find ends where the polls that keep tasks alive are rare."""
@@ -61,21 +68,23 @@ def test_a_much_longer_lease_is_not_slower(name: str, leases: tuple[int, ...]) -
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("name", "shorter", "longer"),
+    ("name", "seeds", "shorter", "longer"),
     [
-        (name, *pair)
-        for name, leases in (
-            ("50 smiles", LEASES),
-            ("100 smiles", LEASES),
-            # Avatars take the most time to simulate, so their grid is coarser.
-            ("40 avatars", (10, 20, 45, 120, 600)),
+        (name, seeds, *pair)
+        for name, seeds, leases in (
+            ("50 smiles", 10, LEASES),
+            ("100 smiles", 10, LEASES),
+            # These take the most time to simulate, so their grids are coarser.
+            ("300 smiles", 3, (10, 20, 30, 60, 120, 300, 600)),
+            ("40 avatars", 10, (10, 20, 45, 120, 600)),
+            ("100 avatars", 3, (20, 60, 120, 300, 600)),
         )
         for pair in pairwise(leases)
     ],
 )
-def test_no_longer_lease_is_slower(name: str, shorter: int, longer: int) -> None:
+def test_no_longer_lease_is_slower(name: str, seeds: int, shorter: int, longer: int) -> None:
     """The same for each lease of a grid."""
-    assert takes(name, longer, 10) <= 1.03 * takes(name, shorter, 10) + 1
+    assert takes(name, longer, seeds) <= 1.03 * takes(name, shorter, seeds) + 1
 
 
 @pytest.mark.parametrize("lease", LEASES)

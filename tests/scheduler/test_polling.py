@@ -833,7 +833,7 @@ def test_a_poll_or_an_unknown_end_cancels_the_likely_poll() -> None:
         if polled:
             harness.extra_polls.left(harness.job, 3 * SECOND)
         else:
-            harness.extra_polls.expect_end(harness.job, None)
+            harness.extra_polls.scout(harness.job, 0)
         harness.extra_polls.tidy()
         assert None is harness.job.likely_at
         assert None is first(harness.extra_polls.likely)
@@ -892,7 +892,12 @@ def test_the_upload_of_a_cancelled_job_delays_no_early_poll() -> None:
     assert 2 * SECOND == harness.now
 
 
-# Before a first end of a kind, where reserved polls are rare.
+# Tasks of which nobody knows when they end, where reserved polls are rare.
+
+
+def refs(jobs: list[ScheduledJob]) -> list[int]:
+    """Return the refs of the jobs in order."""
+    return sorted(job.ref for job in jobs)
 
 
 class ScoutingHarness:
@@ -907,61 +912,73 @@ class ScoutingHarness:
         ]
         for job in self.jobs:
             self.pacer.table.reserve(job.ref, 0, 600 * SECOND // SLOT)
+            self.pacer.table.arm(job.ref)
             self.extra_polls.created(job)
 
-    def likely(self) -> list[float | None]:
-        """When each task is to be polled for a first end, in seconds."""
-        return [
-            None if job.likely_at is None else round(job.likely_at / SECOND, 1) for job in self.jobs
-        ]
+    def scout(self, age: int = 0) -> list[int | None]:
+        """Let each take turns that was polled last at `age` seconds; when it may be polled."""
+        for job in self.jobs:
+            job.last_left = age * SECOND
+            self.extra_polls.scout(job, age * SECOND)
+        return [None if job.scout_at is None else job.scout_at // SECOND for job in self.jobs]
+
+    def pause(self, age: int) -> int:
+        """Seconds until another task may be polled after one of this age."""
+        self.extra_polls.scouted(age * SECOND, 1000 * SECOND)
+        return self.extra_polls.scout_at() // SECOND - 1000
 
 
-def test_tasks_of_unknown_kinds_take_turns() -> None:
-    """From 5 s on, one of them is polled each second, and is to be polled for a first end."""
+@pytest.mark.parametrize(("age", "at"), [(0, 5), (35, 40), (70, 80)])
+def test_tasks_that_end_nobody_knows_when_are_polled(age: int, at: int) -> None:
+    """Each is polled 5 s after its last poll at least, and a seventh of its age if that is more."""
     harness = ScoutingHarness(120)
-    for job in harness.jobs:
-        harness.extra_polls.scout(job, 0)
-    assert [5, 6, 7] == harness.likely()
-    assert [True] * 3 == [harness.extra_polls.scouts(ref) for ref in range(3)]
+    assert [at] * 3 == harness.scout(age)
+    assert [0, 1, 2] == refs(harness.extra_polls.unknown())
+    assert at * SECOND == harness.extra_polls.scout_at()
 
 
-def test_old_tasks_of_unknown_kinds_are_polled_more_rarely() -> None:
-    """The pause after a poll is an eighth of the age at it."""
-    harness = ScoutingHarness(120)
-    for job in harness.jobs:
-        job.last_left = 43 * SECOND
-        harness.extra_polls.scout(job, 0)
-    assert [48, 54, 60] == harness.likely()
+@pytest.mark.parametrize(("count", "age", "pause"), [(8, 160, 1), (9, 8, 1), (9, 160, 10)])
+def test_many_of_them_take_turns(count: int, age: int, pause: int) -> None:
+    """One is polled each second, and where they are many and old, fewer are."""
+    harness = ScoutingHarness(600, count - 1)
+    harness.scout()
+    assert pause == harness.pause(age)
 
 
-def test_no_first_end_is_looked_for_where_polls_are_frequent() -> None:
+def test_no_end_is_looked_for_where_polls_are_frequent() -> None:
     """The reserved polls of the assumed lease find it; a poll that was planned is not sent."""
     harness = ScoutingHarness(10)
     harness.jobs[0].likely_at = 5 * SECOND
-    harness.extra_polls.scout(harness.jobs[0], 0)
-    assert [None] * 3 == harness.likely()
-    assert not harness.extra_polls.scouts(0)
+    assert [None] * 3 == harness.scout()
+    harness.extra_polls.tidy()
+    assert NEVER == harness.extra_polls.likely_at()
+    assert [] == harness.extra_polls.unknown()
+
+
+def test_no_end_is_looked_for_while_the_vendor_announces_ends() -> None:
+    """A notification tells it, so no request is spent."""
+    harness = ScoutingHarness(120)
+    harness.extra_polls.eager = False
+    assert [None] * 3 == harness.scout()
 
 
 def test_a_reserved_poll_that_follows_soon_takes_no_turn() -> None:
-    """It finds the end as well, so the next task is polled at its time."""
-    harness = ScoutingHarness(20, 2)
-    harness.jobs[0].last_left = harness.pacer.table.next_poll(0) - 5 * SECOND
-    for job in harness.jobs:
-        harness.extra_polls.scout(job, 0)
-    assert [None, 5] == harness.likely()
-    assert not harness.extra_polls.scouts(0)
+    """It finds the end as well."""
+    harness = ScoutingHarness(30, 1)
+    [job] = harness.jobs
+    job.last_left = harness.pacer.table.next_poll(0) - 5 * SECOND
+    harness.extra_polls.scout(job, 0)
+    assert None is job.scout_at
 
 
 def test_a_task_that_ended_takes_no_turn() -> None:
     """It is forgotten; the others still wait for their turn."""
     harness = ScoutingHarness(120)
-    for job in harness.jobs:
-        harness.extra_polls.scout(job, 0)
-    harness.extra_polls.forget(1)
-    harness.extra_polls.forget(1)
-    assert not harness.extra_polls.scouts(1)
-    assert [harness.jobs[0], harness.jobs[2]] == harness.extra_polls.scouted()
+    harness.scout()
+    harness.jobs[0].scout_at = None
+    harness.extra_polls.tidy()
+    assert [1, 2] == refs(harness.extra_polls.unknown())
+    assert 1 == harness.extra_polls.scouts[0][1]
 
 
 class UnknownSmiles(SchedulerHarness):
@@ -983,7 +1000,7 @@ class UnknownSmiles(SchedulerHarness):
         return created
 
 
-@pytest.mark.parametrize(("lease", "first"), [(10, (7.5, 8.8)), (20, (5, 5.1)), (120, (5, 5.1))])
+@pytest.mark.parametrize(("lease", "first"), [(10, (7.5, 8.8)), (30, (5, 5.1)), (120, (5, 5.1))])
 def test_a_first_end_is_looked_for_under_a_long_lease(
     lease: int, first: tuple[float, float]
 ) -> None:
@@ -1016,9 +1033,9 @@ def test_a_first_end_tells_when_to_poll_the_others() -> None:
     poll = smiles.poll()
     state = smiles.scheduler._state
     others = [ref for ref in state.jobs if ref != poll.ref]
-    assert all(state.extra_polls.scouts(ref) for ref in others)
+    assert others == refs(state.extra_polls.unknown())
     smiles.tell(ev.Succeeded(poll, ("u",)))
-    assert not any(state.extra_polls.scouts(ref) for ref in others)
+    assert [] == state.extra_polls.unknown()
     [end] = {state.admission.likely_end(ref) for ref in others}
     assert end is not None
     assert {max(end, 2 * SECOND)} == {state.jobs[ref].likely_at for ref in others}
@@ -1033,22 +1050,53 @@ def test_a_first_end_changes_no_turn_of_another_kind() -> None:
     poll = smiles.poll()
     assert poll.ref < 2
     state = smiles.scheduler._state
-    turns = [state.jobs[ref].likely_at for ref in (7, 8, 9)]
+    turns = [state.jobs[ref].scout_at for ref in (7, 8, 9)]
     smiles.tell(ev.Succeeded(poll, ("u",)))
-    assert not state.extra_polls.scouts(1 - poll.ref)
-    assert all(state.extra_polls.scouts(ref) for ref in (7, 8, 9))
-    assert turns == [state.jobs[ref].likely_at for ref in (7, 8, 9)]
+    assert [7, 8, 9] == refs(state.extra_polls.unknown())
+    assert turns == [state.jobs[ref].scout_at for ref in (7, 8, 9)]
 
 
-def test_early_polls_share_a_window_evenly_under_a_very_long_lease() -> None:
-    """50 tasks that run long are polled once a minute each when half of the window is used."""
-    harness = ScoutingHarness(600, 50)
-    job, window = harness.jobs[0], harness.pacer.table.account.reach * SLOT
-    for used, wait in ((0, 2 * SECOND), (200, 50 * window // 250)):
-        for number in range(used):
+def test_an_end_is_looked_for_until_it_is_known_when_tasks_end() -> None:
+    """While four of five that were polled still ran, the others keep their turns."""
+    smiles = UnknownSmiles(120, 10)
+    assert 10 == smiles.create()
+    state = smiles.scheduler._state
+    for _ in range(4):
+        smiles.tell(ev.Running(smiles.poll()))
+    smiles.tell(ev.Succeeded(smiles.poll(), ("u",)))
+    assert 5 <= len(state.extra_polls.unknown())
+    assert {None} == {job.likely_at for job in state.jobs.values()}
+
+
+def test_a_task_that_has_probably_ended_is_polled_although_much_work_waits() -> None:
+    """Under a long lease no other poll would find its end soon."""
+    smiles = UnknownSmiles(120, 300)
+    created = smiles.create()
+    smiles.tell(ev.Succeeded(smiles.poll(), ("u",)))
+    later = smiles.now + 3 * SECOND
+    polls = 0
+    while smiles.now < later:
+        match command := smiles.take():
+            case ev.Poll():
+                polls += 1
+                smiles.tell(ev.Succeeded(command, ("u",)))
+            case ev.Submit():
+                smiles.tell(ev.Accepted(command, "t"))
+            case _:
+                assert isinstance(command, ev.Settle)
+    assert polls >= created - 1
+
+
+def test_a_creation_leaves_a_request_for_each_end_under_a_very_long_lease() -> None:
+    """No poll is reserved within the window, so half of its requests are kept for early polls."""
+    smiles = UnknownSmiles(600, 300)
+    assert 123 == smiles.create()
+
+
+def test_few_tasks_are_polled_at_their_interval_under_a_long_lease() -> None:
+    """A poll of each running task is left for when it has probably ended."""
+    few, many = ScoutingHarness(600, 10), ScoutingHarness(600, 100)
+    for harness, plenty in ((few, True), (many, False)):
+        for number in range(60):
             harness.pacer.table.leave(number, 0, SECOND)
-        job.last_left = SECOND
-        harness.extra_polls.renewed(job, SECOND, None, 28 * SECOND, SECOND)
-        assert SECOND + wait == job.early_at
-    harness.extra_polls.renewed(job, SECOND, None, 700 * SECOND, SECOND)
-    assert 101 * SECOND == job.early_at
+        assert plenty == harness.pacer.plenty(0)
