@@ -569,6 +569,7 @@ class TestSniffing:
     @given(st.binary(max_size=80))
     @example(b"\0\0\0\x0cftyp")
     @example(b"RIFF")
+    @example(b"PK\x05\x06")
     def test_any_bytes_have_an_answer(self, head: bytes) -> None:
         """Sniffing never raises."""
         assert sniff(head) in {
@@ -581,6 +582,7 @@ class TestSniffing:
             "tiff",
             "bmp",
             "pdf",
+            "zip",
             None,
         }
 

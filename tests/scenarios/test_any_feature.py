@@ -227,7 +227,8 @@ async def test_many_pictures_need_several_registrations() -> None:
     async with client(sandbox) as c:
         await c.run(job)
 
-    assert (3, 46) == (sandbox.ledger.requests["file"], sandbox.ledger.requests["upload"])
+    # The first call holds 20 of them, and the second one could hold 40.
+    assert (2, 46) == (sandbox.ledger.requests["file"], sandbox.ledger.requests["upload"])
     assert [] == sandbox.ledger.violations
 
 
