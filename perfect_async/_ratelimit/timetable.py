@@ -64,7 +64,8 @@ class Timetable:
     `requests` per `period` and `per_second` are the limits. `horizon` is how long a task's
     reservations reach at most. `guard` is how long after leaving a request may arrive by the plan.
     `spared` requests of a second, or so many fifths of the second if that is more, are never
-    reserved. `queue` is a heap of reserved polls as (slot, ref), whose head is always valid. The
+    reserved. `queue` is a heap of reserved polls as (slot, ref), whose head is always valid.
+    `changed` are the tasks whose reservations have changed since its reader cleared it. The
     questions (`due`, `wakes`, `admits`, `room`) change nothing.
     """
 
@@ -77,6 +78,7 @@ class Timetable:
         self._tasks: dict[int, _Reservation] = {}
         self._foreign: set[int] = set()
         self.queue: list[tuple[int, int]] = []
+        self.changed: set[int] = set()
         # Requests without an answer: when each left, its weight, and the last slots in which it
         # counts if it arrived within the guard, and if within the patience.
         self._unanswered: dict[int, tuple[int, int, int, int]] = {}
@@ -164,7 +166,7 @@ class Timetable:
         self.account.index(slot)
         self._tasks[ref] = task = _Reservation(slot + self.cycle, last)
         self._phases.take(slot)
-        self.account.reserve(ref, self._polls(task))
+        self._reserve(ref, task)
 
     def arm(self, ref: int) -> None:
         """Allow task `ref` to be polled from now on, since it has an id."""
@@ -177,7 +179,7 @@ class Timetable:
         task = self._tasks[ref]
         before = task.next
         task.next += self.cycle * max(1, (now // SLOT - before) // self.cycle + 1)
-        self.account.reserve(ref, self._polls(task))
+        self._reserve(ref, task)
         self._enqueue(ref, task)
         # The former entry of the task may be anywhere in the queue.
         self._tidy()
@@ -186,6 +188,7 @@ class Timetable:
         """Free the reserved polls of task `ref`."""
         task = self._tasks.pop(ref)
         self._foreign.discard(ref)
+        self.changed.discard(ref)
         self.account.reserve(ref, range(0))
         self._phases.give(task.next)
         self._tidy()
@@ -205,7 +208,7 @@ class Timetable:
         if more and not self.account.holds(slot, more, limit):
             return False
         task.next, task.last = following, last
-        self.account.reserve(ref, self._polls(task))
+        self._reserve(ref, task)
         if lapsed:
             self._enqueue(ref, task)
         self._tidy()
@@ -224,6 +227,7 @@ class Timetable:
         self._phases.give(task.next)
         if self.free(to) and self.account.replace(ref, moved, slot, limit):
             task.next = to
+            self.changed.add(ref)
             self._enqueue(ref, task)
         self._phases.take(task.next)
         self._tidy()
@@ -257,7 +261,7 @@ class Timetable:
             self._phases.give(task.next)
         task.next, task.last = following, last
         self._phases.take(following)
-        self.account.reserve(ref, self._polls(task))
+        self._reserve(ref, task)
         self._enqueue(ref, task)
         self._tidy()
 
@@ -473,9 +477,13 @@ class Timetable:
         ]
         heapq.heapify(self.queue)
 
+    def _reserve(self, ref: int, task: _Reservation) -> None:
+        self.changed.add(ref)
+        self.account.reserve(ref, self._polls(task))
+
     def _reserve_all(self) -> None:
         for ref, task in self._tasks.items():
-            self.account.reserve(ref, self._polls(task))
+            self._reserve(ref, task)
 
     def _tidy(self) -> None:
         """Drop invalid entries from the head of the queue."""

@@ -111,6 +111,8 @@ class Members:
         # The rows that were published.
         self._published: ev.MemberRow | None = None
         self._published_tasks: dict[int, ev.TaskRow] = {}
+        # Our jobs that an event has changed since the rows of tasks were published.
+        self._touched: set[int] = set()
         self._published_requests: OrderedDict[int, ev.RequestRow] = OrderedDict()
         self._changed_requests: dict[int, ev.RequestRow] = {}
         self._durations: list[ev.DurationRow] = []
@@ -357,9 +359,15 @@ class Members:
             if request.member != self.member:
                 self._on_request(request, now)
 
+    def touch(self, ref: int) -> None:
+        """Record that an event may have changed our job `ref`."""
+        if self.shared:
+            self._touched.add(ref)
+
     def on_issued(self, command: ev.Request, now: int) -> None:
         """Record that a request of ours leaves."""
         creates = isinstance(command, ev.Submit)
+        self._touch_task(command)
         if creates:
             self._note_creation(self.member, now)
         row = ev.RequestRow(self.member, command.number, now, creates=creates)
@@ -368,6 +376,7 @@ class Members:
     def on_response(self, event: ev.Answer, left: int, now: int) -> None:
         """Record that a request of ours (not an upload) is answered."""
         command = event.command
+        self._touch_task(command)
         if isinstance(event, ev.NotSent) and event.unwritten:
             self._changed_requests.pop(command.number, None)
             self._published_requests.pop(command.number, None)
@@ -381,6 +390,10 @@ class Members:
         self._publish(
             ev.RequestRow(self.member, command.number, left, creates, now, outcome, retry_after)
         )
+
+    def _touch_task(self, command: ev.Request | ev.Upload) -> None:
+        if isinstance(command, (ev.Submit, ev.Poll)):
+            self._touched.add(command.ref)
 
     def on_duration(self, kind: ev.TaskKind, low: int, high: int | None) -> None:
         """Record the duration of a task that was observed here."""
@@ -464,13 +477,14 @@ class Members:
             self._changed_requests = dict(self._published_requests)
         rows += self._changed_plan()
         rows += self._changed_foreign()
-        ended = self._ended_tasks()
+        touched = self._all_touched(everything=everything)
+        ended = self._ended_tasks(touched)
         rows += self._republished
         rows += ended
         self._last_rows, self._republished = (*self._republished, *ended), []
         if everything:
             self._published_tasks.clear()
-        rows += self._changed_tasks()
+        rows += self._changed_tasks(touched)
         rows += self._changed_requests.values()
         self._changed_requests = {}
         rows += self._durations
@@ -536,12 +550,27 @@ class Members:
         self._published = row
         return [row]
 
-    def _ended_tasks(self) -> list[ev.TaskRow]:
+    def _all_touched(self, *, everything: bool) -> list[int]:
+        """Return our jobs whose rows may have changed, or all of them, in their order.
+
+        A task changes with an event of its job, or when its reservations move.
+        """
+        moved = self._state.table.changed
+        touched = self._touched | moved
+        if everything:
+            touched.update(self._published_tasks, self._state.jobs)
+        self._touched.clear()
+        moved.clear()
+        return sorted(touched)
+
+    def _ended_tasks(self, touched: Iterable[int]) -> list[ev.TaskRow]:
         """Return the rows of our tasks that need no more polls."""
         jobs, published, lost = self._state.jobs, self._published_tasks, self._state.admission.lost
         ended: list[ev.TaskRow] = []
-        for ref, row in list(published.items()):
-            job = jobs.get(ref)
+        for ref in touched:
+            row, job = published.get(ref), jobs.get(ref)
+            if row is None:
+                continue
             # A job that was created again has another task.
             if job is None or job.state not in _RUNNING or job.task != row.ref:
                 ended.append(attrs.evolve(row, ended=True, lost=ref in lost))
@@ -549,15 +578,16 @@ class Members:
         lost.clear()
         return ended
 
-    def _changed_tasks(self) -> list[ev.TaskRow]:
-        published, rows = self._published_tasks, list[ev.TaskRow]()
-        for job in self._state.jobs.values():
-            if job.state in _RUNNING:
-                facts, before = self._facts(job), published.get(job.ref)
-                # Nearly all tasks are unchanged, so their rows are not built.
+    def _changed_tasks(self, touched: Iterable[int]) -> list[ev.TaskRow]:
+        jobs, published, rows = self._state.jobs, self._published_tasks, list[ev.TaskRow]()
+        for ref in touched:
+            job = jobs.get(ref)
+            if job is not None and job.state in _RUNNING:
+                facts, before = self._facts(job), published.get(ref)
+                # An event may have changed nothing that is published.
                 if before is None or _facts_of(before) != facts:
                     row = ev.TaskRow(self.member, facts[0], job.kind, *facts[1:])
-                    published[job.ref] = row
+                    published[ref] = row
                     rows.append(row)
         return rows
 
@@ -628,6 +658,7 @@ class Members:
                 self._republished.append(attrs.evolve(row, ended=True))
             return
         self._published_tasks[job.ref] = row
+        self._touched.add(job.ref)
         # While all rows are published again, our own data are newer.
         if state.keeps_alive and not self._everything:
             following = row.next

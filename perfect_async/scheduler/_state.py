@@ -282,6 +282,7 @@ class SchedulerState:
                 job.gap = now - job.last_left
                 self.strategy.left(job, now)
             case ev.Settle():
+                self.members.touch(command.ref)
                 self.settlements.settled(command, self.queries)
                 return
             case ev.Submit():
@@ -404,6 +405,7 @@ class SchedulerState:
         # A task that was announced once is about to be polled, so a second time adds nothing.
         if job is not None and job.state in {JobState.ADOPTED, _RUNNING} and job.announced != 1:
             job.announced = 1
+            self.members.touch(ref)
             if job.state is _RUNNING:
                 self.poll_queue.put(job, now)
 
@@ -437,6 +439,7 @@ class SchedulerState:
         self.on_channel_closed(channel, now)
         self._close_queries(channel, ClientClosed("The client is closed."), aborted=True)
         for job in [job for job in self.jobs.values() if job.channel == channel]:
+            self.members.touch(job.ref)
             if job.state in {JobState.ADOPTED, JobState.RUNNING}:
                 if job.state is JobState.ADOPTED:
                     self.takeovers.remove(job)

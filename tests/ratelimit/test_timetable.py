@@ -1,6 +1,7 @@
 """Slots, phases and reservations that stay within both limits."""
 
 import random
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -51,6 +52,35 @@ def fill(made: Timetable, *, start: int = 0, last: int = 12_000, limit: int = 25
             count += 1
         slot += 1
     return count
+
+
+@pytest.mark.parametrize(
+    ("change", "changed"),
+    [
+        (lambda made: made.reserve(3, 20, 2000), {3}),
+        (lambda made: made.keep(1, 176 * SLOT), {1}),
+        (lambda made: made.extend(1, 3000, 5, 250), {1}),
+        (lambda made: made.shift(1, 200, 5, 250), {1}),
+        (lambda made: made.mirror(-1, 200, 300), {-1}),
+        (lambda made: made.adopt_plan(100, 150_000, {}), {1, 2}),
+        (lambda made: made.recut(100, 150_000, 5 * SLOT, 250), {1, 2}),
+        (lambda made: made.extend(1, 10**9, 5, 1), set()),
+        (lambda made: made.release(1), set()),
+    ],
+)
+def test_changed_reservations_are_known(
+    change: Callable[[Timetable], object], changed: set[int]
+) -> None:
+    """Other members must read of each task whose reserved polls have moved."""
+    made = table()
+    for ref, slot in ((1, 0), (2, 10)):
+        made.reserve(ref, slot, slot + 2000)
+        made.arm(ref)
+    made.changed.clear()
+
+    change(made)
+
+    assert changed == made.changed
 
 
 def test_seven_tasks_fit() -> None:

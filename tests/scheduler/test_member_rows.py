@@ -1,5 +1,8 @@
 """The rows that members publish, and when they are forgotten."""
 
+from collections.abc import Iterable
+
+import attrs
 import pytest
 
 from perfect_async import events as ev
@@ -56,6 +59,55 @@ def test_a_429_counts_for_all_members() -> None:
     [request] = [row for row in published if isinstance(row, ev.RequestRow)]
     assert ("refused", SECOND) == (request.outcome, request.retry_after)
     assert other._state.pacer.allowance.doubted
+
+
+def running(scheduler: Scheduler) -> ev.TaskRow:
+    """Create one task, and return its row."""
+    command = submitted(scheduler)
+    scheduler.receive(ev.Accepted(command, "task"), SECOND)
+    [task] = tasks_of(step(scheduler, SECOND))
+    return task
+
+
+def tasks_of(rows: Iterable[ev.LedgerRow]) -> list[ev.TaskRow]:
+    """Return the rows of tasks among `rows`."""
+    return [row for row in rows if isinstance(row, ev.TaskRow)]
+
+
+def test_an_unchanged_task_is_not_published_again() -> None:
+    """A step publishes only the tasks that an event or a moved reservation has changed."""
+    one = member("a")
+    running(one)
+
+    assert [] == tasks_of(step(one, SECOND + 1))
+
+
+def test_an_announced_end_is_published() -> None:
+    """Others leave the poll of a task that a webhook has announced to its owner."""
+    one = member("a")
+    task = running(one)
+    one.receive(ev.Notified(1), 2 * SECOND)
+    one.receive(ev.LedgerRead(), 2 * SECOND)
+
+    assert [attrs.evolve(task, announced=True)] == tasks_of(one.changes(2 * SECOND))
+
+
+def test_an_abandoned_task_is_published_as_ended() -> None:
+    """A client that closes ends its tasks before their ends are reported."""
+    one = member("a")
+    task = running(one)
+    one.receive(ev.ChannelAborted(), 2 * SECOND)
+    one.receive(ev.LedgerRead(), 2 * SECOND)
+
+    assert [attrs.evolve(task, ended=True)] == tasks_of(one.changes(2 * SECOND))
+
+
+def test_an_older_row_of_our_task_is_replaced() -> None:
+    """Where another member writes what it knew of our task, we publish what is newer."""
+    one = member("a")
+    task = running(one)
+
+    assert [task] == tasks_of(step(one, 2 * SECOND, attrs.evolve(task, task_id="", renewed=-1)))
 
 
 def test_a_rescue_that_fails_is_not_tried_for_ever() -> None:

@@ -16,7 +16,7 @@ Before the others have written their rows again (`RECOVERY`), the key looks unus
 """
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import pairwise
 from typing import TypeVar
@@ -34,6 +34,8 @@ from perfect_async import events as ev
 from perfect_async.errors import RateLimited, ServiceUnavailable, TaskExpired
 from perfect_async.models import Limits, Polling
 from perfect_async.scheduler import IllegalEvent, Scheduler
+from perfect_async.scheduler._job import JobState
+from perfect_async.scheduler._members import Members, _facts_of
 from tests.support.searching import examples
 
 SECOND = 1_000_000
@@ -125,6 +127,27 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         draw(st.lists(calm, max_size=3)),
         draw(st.lists(st.tuples(calm, st.integers(0, 30).map(float)), max_size=2)),
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def all_changes_are_published() -> Iterator[None]:
+    """Check after each step that the rows of all running tasks are published as they are."""
+    changes = Members.changes
+
+    def checked(members: Members, now: int) -> tuple[ev.LedgerRow, ...]:
+        rows = changes(members, now)
+        running = [
+            job
+            for job in members._state.jobs.values()
+            if job.state in {JobState.SUBMITTING, JobState.RUNNING}
+        ]
+        facts = {job.ref: members._facts(job) for job in running}
+        assert facts == {ref: _facts_of(row) for ref, row in members._published_tasks.items()}
+        return rows
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Members, "changes", checked)
+        yield
 
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
