@@ -77,7 +77,7 @@ request_rows = st.builds(
     st.none() | counts,
 )
 task_rows = st.builds(
-    lambda row, polls: attrs.evolve(row, last=min(MOST, row.next + polls)),
+    lambda row, polls: attrs.evolve(row, last=max(-MOST, min(MOST, row.next + polls))),
     st.builds(
         TaskRow,
         *(names, times, kinds, times, times, times, times, st.just(0), times, texts, times),
