@@ -336,13 +336,29 @@ class LocalLedger:
 
     async def _ask(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
         for wait in (*_WAITS, *_WAITS):
-            with contextlib.suppress(_Busy), _errors_classified(self._place):
-                if self._taken is not None and self._db is not None:
-                    return question(self._db)
-                with self._stepping():
+            with contextlib.suppress(_Busy):
+                if self._taken is not None:
+                    return self._ask_inside(question)
+                with _errors_classified(self._place), self._stepping():
                     return self._retried(lambda: question(self._connection()))
             await anyio.sleep(wait)
         raise LedgerUnavailable("another process keeps the ledger locked")
+
+    def _ask_inside(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Ask inside a step. It fails where the file is damaged, which is then made again."""
+        cause: Exception | None = None
+        if self._db is not None:
+            try:
+                with _errors_classified(self._place):
+                    return question(self._db)
+            except _Damaged as exc:
+                cause, damaged = exc, file_id(self._place.ledger)
+                self._disconnect()
+                with contextlib.suppress(_Busy):
+                    self._remove(damaged)
+        raise LedgerUnavailable(
+            f"the ledger {quoted(self._place.ledger)} was damaged or deleted"
+        ) from cause
 
     @contextmanager
     def _stepping(self) -> Generator[None]:

@@ -270,6 +270,11 @@ class Pacer:
         least = min(_KEPT_FOR_ENDS * (cycle * SLOT // _RARE), _MOST_KEPT)
         return max(least, running) if cycle > self.table.account.reach else least
 
+    @property
+    def even_pause(self) -> int:
+        """The time between two requests with which a window lasts for its whole length."""
+        return self.table.account.reach * SLOT // self._requests
+
     def expect(self, requests: int) -> None:
         """Adapt the plan to the waiting work, which needs so many `requests` at least.
 

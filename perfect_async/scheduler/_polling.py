@@ -37,8 +37,6 @@ _MOST_WASTED: Final = 3
 
 _SCOUT_FROM: Final = 5 * SECOND
 """The least time after which a task is polled early while nobody knows when it ends."""
-_SCOUT_EVERY: Final = SECOND
-"""The least time between two such polls."""
 _MANY_SCOUTS: Final = 8
 """The number of such tasks from which the time between two polls grows with their age."""
 
@@ -237,10 +235,11 @@ class ExtraPolls:
     def scouted(self, age: int, now: int) -> None:
         """Record that a task of this `age` is polled of which nobody knew when it ends.
 
-        The older many such tasks are, the later the next one follows. Few are polled each second.
+        The next one follows when the window has room for one more on average, and later where many
+        such tasks are old.
         """
         many = len(self.scouts) > _MANY_SCOUTS
-        self._scout_from = now + max(_SCOUT_EVERY, age // 16 if many else 0)
+        self._scout_from = now + max(self._pacer.even_pause, age // 16 if many else 0)
 
     def unknown(self) -> list[ScheduledJob]:
         """Return the jobs to poll of which nobody knows when they end."""
@@ -354,7 +353,7 @@ class LeasePolling:
             self._poll_queue.put(job, now + pause(job))
 
     def _age(self, job: ScheduledJob, now: int) -> int:
-        return now - job.given_up + job.gives_up_after(self._give_up)
+        return max(0, now - job.given_up + job.gives_up_after(self._give_up))
 
     def reviewed(self) -> None:
         """Schedule early polls of the tasks that now are known to end soon, by new durations.
@@ -373,8 +372,13 @@ class LeasePolling:
             self.extra_polls.expect_end(job, at)
 
     def failed(self, job: ScheduledJob, at: int) -> None:
-        """Retry inside the lease if the next reserved poll comes too late."""
+        """Retry inside the lease if the next reserved poll comes too late.
+
+        Where reserved polls are rare, another early poll follows in its turn.
+        """
         self.extra_polls.failed(job, at)
+        if job.try_at is None:
+            self.extra_polls.scout(job, self._age(job, job.last_left))
         if job.announced:
             # The task has ended or ends soon: do not wait for the next reserved poll.
             self._poll_queue.put(job, at + pause(job))

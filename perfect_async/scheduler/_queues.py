@@ -33,6 +33,8 @@ _MOST_FILES: Final = 80
 """The files that one call holds at most. That is less than the jobs that are handed over ahead, so
 pictures are ready before a call is full.
 """
+_EXPECTED: Final = SECOND
+"""How long the answer that may allow more files is waited for. A call may hang for much longer."""
 _MOST_UPLOADS = 24
 """The number of concurrent uploads: the other host may be slow, and each holds a piece of a
 picture in memory.
@@ -56,16 +58,19 @@ class UploadQueue:
 
     A further picture of a job (`ScheduledJob.parts`) waits like a job of its own, and its end is
     the end of its job. `files_per_call` is how many files one registration holds at first. It is
-    halved when the vendor refuses that many, and doubled when a full call is accepted, until a size
-    that was never accepted fails. Where the universal path is missing, each feature has its own
-    registrations. `waiting` are the pictures without a registration. `under_way` is how
-    many are being prepared. `unready` are the refs of the jobs that have pictures here.
+    doubled when a full call is accepted, until a size that was never accepted fails, and halved
+    when the vendor refuses a size that was accepted before. Where the universal path is missing,
+    each feature has its own registrations. `waiting` are the pictures without a registration.
+    `under_way` is how many are being prepared. `unready` are the refs of the jobs that have
+    pictures here.
     """
 
     def __init__(self, files_per_call: int) -> None:
         # The files of the next call, the most that were accepted, and whether more are tried.
         self._files = self._accepted = files_per_call
         self._grows = True
+        # When the last call left.
+        self._registered_at = 0
         self._universal = True
         self.waiting: deque[ScheduledJob] = deque()
         self._since = 0
@@ -119,7 +124,7 @@ class UploadQueue:
         are registered as well, and the answer to an earlier call that may allow more files is not
         waited for. Return None if nothing is to be registered now.
         """
-        if now < self.registration_at() or not (partly or self._full()):
+        if now < self.registration_at() or not (partly or self._full(now)):
             return None
         first = self.waiting[0]
         feature = None if self._universal else first.kind.feature
@@ -137,10 +142,11 @@ class UploadQueue:
                     break
         return tuple(refs), feature
 
-    def _full(self) -> bool:
-        """Return whether a call is full, and no answer is under way that may allow more files."""
+    def _full(self, now: int) -> bool:
+        """Return whether a call is full, and no answer is expected that may allow more files."""
         learns = self._grows and self._files < _MOST_FILES and self._registering
-        return len(self.waiting) >= self._files and not learns
+        waits = learns and now < self._registered_at + _EXPECTED
+        return len(self.waiting) >= self._files and not waits
 
     def registration_at(self) -> int:
         """Return when files may be registered, full call or not."""
@@ -171,7 +177,7 @@ class UploadQueue:
                 self.waiting.extendleft(reversed(others))
                 self._registering[command.number] = tuple(jobs)
                 self._sent += len(jobs)
-                self._since = now
+                self._since = self._registered_at = now
                 for job in jobs:
                     job.move(command, JobState.REGISTERING)
             case ev.Upload():

@@ -15,7 +15,8 @@ The commands come from a list of sources, in the order of their priority:
 4. Uploads. They cost no request.
 5. A query that has waited for long, creations, and enough registrations that no creation waits for
    one.
-6. Other queries. Early polls, while the window holds more than the waiting work needs.
+6. Other queries. Early polls, while the window holds more than the waiting work needs, or where
+   reserved polls are rare.
 
 All times are integer microseconds of one clock, which the driver chooses.
 """
@@ -481,7 +482,10 @@ class Scheduler:
         state, table, now = self._state, self._state.table, moment.now
         crowded = (
             moment.reserved is not None
-            or (bool(state.takeovers) and state.fits_urgently(now))
+            or (
+                (bool(state.takeovers) or state.extra_polls.try_at() <= now)
+                and state.fits_urgently(now)
+            )
             or (state.members.shared and state.members.rescue_at() <= now)
             or (
                 state.fits(now, moment.limit)
@@ -614,8 +618,10 @@ class Scheduler:
         return 0 < work < self.lookahead() - _AHEAD and needed <= moment.limit
 
     def _scout_poll(self, moment: _Moment) -> ev.Command | None:
-        """Poll a task to learn when tasks of its kind end."""
-        return self._extra_poll(moment, self._state.extra_polls.scouts) if moment.free else None
+        """Poll a task of which nobody knows when it ends, where polls are rare."""
+        if moment.free and self._state.pacer.rare:
+            return self._extra_poll(moment, self._state.extra_polls.scouts)
+        return None
 
     def _early_poll(self, moment: _Moment) -> ev.Command | None:
         """Poll a task before its reserved poll while no work waits."""

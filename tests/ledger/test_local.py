@@ -696,6 +696,26 @@ async def test_a_damaged_ledger_is_made_again_while_in_use(
     assert not (await step(two)).afresh
 
 
+async def test_damage_that_a_question_inside_a_step_finds_is_repaired(
+    join: Join, clock: Clock, tmp_path: Path
+) -> None:
+    """The step is given up, and the next one has a new ledger."""
+    one = join()
+    await step(one, standing(one, clock))
+    change(tmp_path, "DROP TABLE jobs")
+
+    await take(one)
+    for _ in range(2):
+        with pytest.raises(LedgerUnavailable, match="damaged or deleted"):
+            await one.find_intents("i", "d")
+    await one.release()
+
+    assert (await step(one, standing(one, clock))).afresh
+    await take(one)
+    assert () == await one.find_intents("i", "d")
+    await one.release()
+
+
 async def test_damage_that_only_writing_finds_is_repaired(
     join: Join, clock: Clock, tmp_path: Path
 ) -> None:

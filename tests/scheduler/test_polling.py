@@ -939,10 +939,28 @@ def test_tasks_that_end_nobody_knows_when_are_polled(age: int, at: int) -> None:
 
 @pytest.mark.parametrize(("count", "age", "pause"), [(8, 160, 1), (9, 8, 1), (9, 160, 10)])
 def test_many_of_them_take_turns(count: int, age: int, pause: int) -> None:
-    """One is polled each second, and where they are many and old, fewer are."""
+    """One is polled each 1.2 s, and where they are many and old, fewer are."""
     harness = ScoutingHarness(600, count - 1)
     harness.scout()
     assert pause == harness.pause(age)
+
+
+def test_a_small_window_lasts_for_its_whole_length() -> None:
+    """Of 40 requests in 300 s one is sent each 7.5 s, so that ends are also found later."""
+    harness = ScoutingHarness(600)
+    harness.pacer.set_limits(ev.SharedLimits(40, 300 * SECOND, 5, 600 * SECOND))
+    harness.scout()
+    assert 7 == harness.pause(5)
+
+
+def test_a_failed_early_poll_is_followed_by_another_one() -> None:
+    """Under a long lease no reserved poll would find the end soon, and no retry is needed."""
+    smiles = UnknownSmiles(120, 1)
+    assert 1 == smiles.create()
+    smiles.tell(ev.NoAnswer(smiles.poll(), ServiceUnavailable("502")))
+    failed = smiles.now
+    smiles.poll()
+    assert failed + 5 * SECOND <= smiles.now < failed + 6 * SECOND
 
 
 def test_no_end_is_looked_for_where_polls_are_frequent() -> None:

@@ -143,11 +143,15 @@ def test_an_outage_does_not_limit_the_size() -> None:
 
 
 def test_a_full_call_waits_for_the_answer_that_allows_more() -> None:
-    """It does not wait where pictures are needed at once, nor after the largest call."""
+    """It does not wait where pictures are needed at once, for an answer that takes a second, nor
+    after the largest call.
+    """
     harness = UploadHarness(250)
     first = harness.register()
-    assert None is harness.uploads.registration(harness.now, partly=False)
-    assert None is not harness.uploads.registration(harness.now, partly=True)
+    soon = harness.now + SECOND
+    assert None is harness.uploads.registration(soon - 1, partly=False)
+    assert None is not harness.uploads.registration(soon - 1, partly=True)
+    assert None is not harness.uploads.registration(soon, partly=False)
     harness.hear(ev.Registered(first, grants(first)))
     harness.registered()
     assert 80 == len(harness.register().refs)

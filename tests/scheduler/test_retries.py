@@ -1,6 +1,7 @@
 """Several polls that fail at once: each second keeps requests for their retries."""
 
 import random
+from itertools import islice
 
 import pytest
 
@@ -11,7 +12,7 @@ from perfect_async._time import SLOT
 from perfect_async.errors import ServiceUnavailable
 from perfect_async.models import Limits
 from perfect_async.scheduler._pacer import Pacer
-from tests.support.scheduler_harness import SECOND
+from tests.support.scheduler_harness import SECOND, SchedulerHarness
 
 DOWN = ServiceUnavailable("down")
 
@@ -76,3 +77,26 @@ def test_tasks_that_are_too_close_move_apart() -> None:
     assert 2 == table.spared
     slots = sorted(table._tasks[ref].next for ref in range(4))
     assert max(sum(low <= slot < low + SECOND // SLOT for slot in slots) for low in slots) <= 3
+
+
+def test_a_retry_waits_only_for_the_second() -> None:
+    """In a window that is full but for what is kept for retries, it may leave in the next slot."""
+    harness = SchedulerHarness()
+    harness.running()
+    state = harness.scheduler._state
+    numbers = iter(range(1000, 2000))
+
+    def others(count: int) -> None:
+        for number in islice(numbers, count):
+            state.table.leave(number, harness.now, SECOND)
+            state.table.answered(number, harness.now)
+
+    others(state.table.account.spare(0) - 7)
+    harness.now = state.table.wakes()
+    poll = harness.poll()
+    others(5)
+    harness.tell(ev.NoAnswer(poll, DOWN))
+    assert state.fits_urgently(harness.now)
+    assert not state.fits(harness.now, state.pacer.limit(harness.now))
+    assert None is harness.scheduler.due(harness.now)
+    assert harness.now + SLOT >= harness.scheduler.wakes_at(harness.now)
