@@ -265,10 +265,7 @@ class LocalLedger:
             self._disconnect()
             return False
         except _Damaged:
-            damaged = file_id(self._place.ledger)
-            self._disconnect()
-            with contextlib.suppress(_Busy):
-                self._remove(damaged)
+            self._discard()
             return False
         except BaseException:
             self._disconnect()
@@ -352,10 +349,8 @@ class LocalLedger:
                 with _errors_classified(self._place):
                     return question(self._db)
             except _Damaged as exc:
-                cause, damaged = exc, file_id(self._place.ledger)
-                self._disconnect()
-                with contextlib.suppress(_Busy):
-                    self._remove(damaged)
+                cause = exc
+                self._discard()
         raise LedgerUnavailable(
             f"the ledger {quoted(self._place.ledger)} was damaged or deleted"
         ) from cause
@@ -598,6 +593,13 @@ class LocalLedger:
                 part.rename(place.ledger)
             finally:
                 part.unlink(missing_ok=True)
+
+    def _discard(self) -> None:
+        """Remove the ledger, which was found damaged inside a step; the next one makes it again."""
+        damaged = file_id(self._place.ledger)
+        self._disconnect()
+        with contextlib.suppress(_Busy):
+            self._remove(damaged)
 
     def _remove(self, damaged: tuple[int, int] | None) -> None:
         """Remove a damaged ledger, unless another process has removed it. Raises `_Busy`."""

@@ -696,15 +696,21 @@ async def test_a_damaged_ledger_is_made_again_while_in_use(
     assert not (await step(two)).afresh
 
 
+async def take_without_jobs(join: Join, clock: Clock, tmp_path: Path) -> LocalLedger:
+    """Begin a step in a ledger that can be read, and whose table of jobs is gone."""
+    one = join()
+    await step(one, standing(one, clock))
+    change(tmp_path, "DROP TABLE jobs")
+    await take(one)
+    return one
+
+
 async def test_damage_that_a_question_inside_a_step_finds_is_repaired(
     join: Join, clock: Clock, tmp_path: Path
 ) -> None:
     """The step is given up, and the next one has a new ledger."""
-    one = join()
-    await step(one, standing(one, clock))
-    change(tmp_path, "DROP TABLE jobs")
+    one = await take_without_jobs(join, clock, tmp_path)
 
-    await take(one)
     for _ in range(2):
         with pytest.raises(LedgerUnavailable, match="damaged or deleted"):
             await one.find_intents("i", "d")
@@ -720,11 +726,8 @@ async def test_damage_that_only_writing_finds_is_repaired(
     join: Join, clock: Clock, tmp_path: Path
 ) -> None:
     """A ledger that can be read but not written is made again."""
-    one = join()
-    await step(one, standing(one, clock))
-    change(tmp_path, "DROP TABLE jobs")
+    one = await take_without_jobs(join, clock, tmp_path)
 
-    await take(one)
     assert not await one.publish([IntentRow("m", 1, "i", "d", "f", 1)])
 
     assert (await step(one, IntentRow("m", 1, "i", "d", "f", clock.now))).afresh
