@@ -152,19 +152,7 @@ class DurationEstimator:
         # A running task counts as running until its next poll, a cycle later.
         last_seen = [*(low for low, high in seen if high is None), *running]
         unseen = sorted(age + cycle for age in last_seen)
-        known = len(ends) + len(unseen)
-        at_ages = Counter(ends)
-        ages = [*at_ages]
-        # Before each age: how many tasks had ended since the age before it, or were last seen.
-        ended = [*at_ages.values()]
-        gone = [0, *ended]
-        for age in unseen:
-            gone[bisect_right(ages, age)] += 1
-        stays = [
-            1 - count / (known - before)
-            for count, before in zip(ended, accumulate(gone), strict=False)
-        ]
-        shares = [*accumulate(stays, mul)]
+        ages, shares = _outlasting(ends, unseen)
         # The first age that hardly any task outlasts, or the last age at which one was seen.
         place = bisect_left(shares, -_SHARE, key=neg)
         quantile = ages[place] if place < len(ages) else max(ends[-1:] + unseen[-1:])
@@ -174,25 +162,28 @@ class DurationEstimator:
             len(ends),
             ages,
             shares,
-            middles,
-            _outlasting(middles, sorted(last_seen) if rare else []),
+            *_outlasting(middles, last_seen if rare else ()),
         )
 
 
-def _outlasting(ended: Sequence[int], last_seen: Sequence[int]) -> list[float]:
-    """Return for each of the ages at which tasks `ended` the share of tasks that outlasts it.
+def _outlasting(ended: Sequence[int], last_seen: Sequence[int]) -> tuple[list[int], list[float]]:
+    """Return the ages at which tasks `ended`, in order, and the share of tasks that outlasts each.
 
-    It is the product-limit estimate. Other tasks were `last_seen` running at their ages. Both are
+    It is the product-limit estimate. Other tasks were `last_seen` running at their ages. `ended` is
     sorted.
     """
-    known = len(ended)
-    if not last_seen:
-        return [1 - (place + 1) / known for place in range(known)]
-    at_risk = (
-        known - place + len(last_seen) - bisect_left(last_seen, age)
-        for place, age in enumerate(ended)
-    )
-    return [*accumulate((1 - 1 / count for count in at_risk), mul)]
+    known = len(ended) + len(last_seen)
+    at_ages = Counter(ended)
+    ages = [*at_ages]
+    # Before each age: how many tasks had ended since the age before it, or were last seen.
+    ends = [*at_ages.values()]
+    gone = [0, *ends]
+    for age in last_seen:
+        gone[bisect_right(ages, age)] += 1
+    stays = [
+        1 - count / (known - before) for count, before in zip(ends, accumulate(gone), strict=False)
+    ]
+    return ages, [*accumulate(stays, mul)]
 
 
 def tail(mean: float, chance: float) -> int:
