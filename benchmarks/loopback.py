@@ -39,11 +39,11 @@ import httpx
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from perfect_async import Client, Limits, Polling, Smile
+from perfect_async.models import FILES_PER_CALL
 from perfect_async.sandbox import Durations, Sandbox, portrait, serve
 
 HOST: Final = "127.0.0.1"
 KEY: Final = "loopback-key"
-FILES: Final = 80
 CONNECTIONS: Final = 8
 INTERVAL: Final = 0.05
 LASTS: Final = 0.01
@@ -238,7 +238,7 @@ async def by_hand(origin: str, pictures: list[str | bytes], at_once: int) -> Too
                 raise RuntimeError(task["error"])
 
     async def register() -> None:
-        most = min(FILES, at_once)
+        most = min(FILES_PER_CALL, at_once)
         while chunk := [picture for picture in islice(source, most) if isinstance(picture, bytes)]:
             for _ in chunk:
                 await slots.acquire()

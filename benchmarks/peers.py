@@ -31,12 +31,13 @@ import attrs
 import httpx
 from aiolimiter import AsyncLimiter
 
+from perfect_async.models import FILES_PER_CALL
+
 BASE_URL = "https://yce-api-01.makeupar.com"
 TASKS = "/s2s/v2.0/task/ai-smile"
 TOO_MANY = 429
 ATTEMPTS = 300
 POLLED_EVERY = 8.0
-FILES = 80
 
 
 class Ended(Exception):
@@ -73,8 +74,8 @@ class Api:
     async def upload(self, pictures: Sequence[bytes]) -> list[str]:
         """Register and upload; the `file_id` of each picture."""
         ids: list[str] = []
-        for first in range(0, len(pictures), FILES):
-            chunk = pictures[first : first + FILES]
+        for first in range(0, len(pictures), FILES_PER_CALL):
+            chunk = pictures[first : first + FILES_PER_CALL]
             described = [
                 {"content_type": "image/jpeg", "file_name": "me.jpg", "file_size": len(picture)}
                 for picture in chunk

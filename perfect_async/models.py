@@ -666,6 +666,10 @@ ASSUMED_LEASE: Final = 10.0
 """Seconds; the shortest that the vendor's documents name (contract: Expiry and charging)."""
 
 
+FILES_PER_CALL: Final = 80
+"""The most pictures that one registration holds."""
+
+
 class MeasuredLease(float):
     """The lease of `Polling(lease="measured")`.
 

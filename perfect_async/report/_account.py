@@ -9,10 +9,9 @@ from typing import Final
 import attrs
 
 from perfect_async._value import Value
+from perfect_async.models import FILES_PER_CALL
 from perfect_async.report._values import Report, ReportFailure, ReportJob, ReportRequest
 
-FILES_PER_CALL: Final = 80
-"""Pictures that one registration holds at most."""
 _FINAL: Final = {"Succeeded", "EngineFailed", "TaskUnknown", "TimedOut", "Unreadable"}
 """Answers to a poll after which the task is polled no longer."""
 

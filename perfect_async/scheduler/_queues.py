@@ -21,6 +21,7 @@ from perfect_async import events as ev
 from perfect_async._recent import Recent
 from perfect_async._time import NEVER, SECOND
 from perfect_async.errors import BadAnswer, JobRefused, PerfectError, RateLimited
+from perfect_async.models import FILES_PER_CALL
 from perfect_async.scheduler._job import JobState, ScheduledJob
 
 if TYPE_CHECKING:
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
 _LINGER = SECOND // 10
 """How long a registration waits for more files."""
 _MOST_FAILURES: Final = 6
-_MOST_FILES: Final = 80
-"""The files that one call holds at most. That is less than the jobs that are handed over ahead, so
-pictures are ready before a call is full.
-"""
 _EXPECTED: Final = SECOND
 """How long the answer that may allow more files is waited for. A call may hang for much longer."""
 _MOST_UPLOADS = 24
@@ -144,7 +141,7 @@ class UploadQueue:
 
     def _full(self, now: int) -> bool:
         """Return whether a call is full, and no answer is expected that may allow more files."""
-        learns = self._grows and self._files < _MOST_FILES and self._registering
+        learns = self._grows and self._files < FILES_PER_CALL and self._registering
         waits = learns and now < self._registered_at + _EXPECTED
         return len(self.waiting) >= self._files and not waits
 
@@ -251,7 +248,7 @@ class UploadQueue:
         """Record that `count` files were accepted in one call; after a full call try more."""
         self._accepted = max(self._accepted, count)
         if self._grows and count == self._files == self._accepted:
-            self._files = min(2 * count, max(_MOST_FILES, count))
+            self._files = min(2 * count, max(FILES_PER_CALL, count))
 
     def _granted(
         self, jobs: list[ScheduledJob], command: ev.Register, event: ev.Registered, now: int

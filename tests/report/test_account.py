@@ -6,16 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.loads import bound as benchmark_bound
+from perfect_async.models import FILES_PER_CALL
 from perfect_async.report import Report, ReportJob, ReportRequest
-from perfect_async.report._account import (
-    FILES_PER_CALL,
-    account,
-    bound,
-    causes,
-    margin,
-    percentile,
-    timeline,
-)
+from perfect_async.report._account import account, bound, causes, margin, percentile, timeline
 from tests.report.made import failure, request, smile_run
 
 NOTHING = Report(())
