@@ -37,6 +37,8 @@ _MOST_WASTED: Final = 3
 
 _SCOUT_FROM: Final = 5 * SECOND
 """The least time after which a task is polled early while nobody knows when it ends."""
+_SHARE_OF_AGE: Final = 7
+"""Where requests are scarce, a seventh of a task's age passes before it is polled early."""
 _MANY_SCOUTS: Final = 8
 """The number of such tasks from which the time between two polls grows with their age."""
 
@@ -206,18 +208,17 @@ class ExtraPolls:
         elif job.try_at is not None:
             self.failed(job, job.try_at)
         job.interval = wait = self._usual(job) if interval is None else self._clamped(interval)
-        if age // 7 > wait and not self._pacer.plenty(now):
-            wait = age // 7
+        if age // _SHARE_OF_AGE > wait and not self._pacer.plenty(now):
+            wait = age // _SHARE_OF_AGE
         self._early_at(job, job.last_left + wait)
 
     def expect_end(self, job: ScheduledJob, at: int) -> None:
         """Poll at `at`, when the task has probably ended, unless the reserved poll follows soon."""
         job.likely_at = job.scout_at = None
-        if self.eager:
-            at = max(at, job.last_left + job.interval)
-            if at + _WORTH <= self._pacer.table.next_poll(job.ref):
-                job.likely_at = at
-                heapq.heappush(self.likely, (at, job.ref, job))
+        at = max(at, job.last_left + job.interval)
+        if self._worth(job, at):
+            job.likely_at = at
+            heapq.heappush(self.likely, (at, job.ref, job))
 
     def scout(self, job: ScheduledJob, age: int) -> None:
         """Poll `job` early, in turns with other tasks of which nobody knows when they end.
@@ -226,9 +227,8 @@ class ExtraPolls:
         one of them follows soon.
         """
         job.likely_at = job.scout_at = None
-        at = job.last_left + max(_SCOUT_FROM, age // 7)
-        soon = at + _WORTH > self._pacer.table.next_poll(job.ref)
-        if self._pacer.rare and self.eager and not soon:
+        at = job.last_left + max(_SCOUT_FROM, age // _SHARE_OF_AGE)
+        if self._pacer.rare and self._worth(job, at):
             job.scout_at = at
             heapq.heappush(self.scouts, (at, job.ref, job))
 
@@ -263,6 +263,10 @@ class ExtraPolls:
         while job.scout_at != at:
             heapq.heappop(self.scouts)
             at, _, job = self.scouts[0]
+
+    def _worth(self, job: ScheduledJob, at: int) -> bool:
+        """Return whether a poll at `at` may tell an end well before the next reserved poll does."""
+        return self.eager and at + _WORTH <= self._pacer.table.next_poll(job.ref)
 
     def _usual(self, job: ScheduledJob) -> int:
         """Return the interval between polls of `job` where the answers name none."""
@@ -367,9 +371,12 @@ class LeasePolling:
     def _expect_end(self, job: ScheduledJob) -> None:
         at = self.admission.likely_end(job.ref)
         if at is None:
-            self.extra_polls.scout(job, self._age(job, job.last_left))
+            self._scout(job)
         else:
             self.extra_polls.expect_end(job, at)
+
+    def _scout(self, job: ScheduledJob) -> None:
+        self.extra_polls.scout(job, self._age(job, job.last_left))
 
     def failed(self, job: ScheduledJob, at: int) -> None:
         """Retry inside the lease if the next reserved poll comes too late.
@@ -378,7 +385,7 @@ class LeasePolling:
         """
         self.extra_polls.failed(job, at)
         if job.try_at is None:
-            self.extra_polls.scout(job, self._age(job, job.last_left))
+            self._scout(job)
         if job.announced:
             # The task has ended or ends soon: do not wait for the next reserved poll.
             self._poll_queue.put(job, at + pause(job))

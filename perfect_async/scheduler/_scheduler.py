@@ -50,7 +50,8 @@ It is the limit per second where that is more.
 """
 _LEAST_AHEAD: Final = 88
 """The jobs to hand over at least. They need more requests than a window holds, and the plan must
-know that (`Pacer.expect`).
+know that (`Pacer.expect`). They are more than `FILES_PER_CALL`, so pictures are ready before a call
+is full.
 """
 _MOST_AHEAD: Final = 240
 """The jobs to hand over at most, whatever the limits are, since each may hold a picture."""
@@ -612,10 +613,12 @@ class Scheduler:
 
         The caller may have more jobs than it has handed over.
         """
-        state = self._state
-        work, polls = state.work(moment.now), LEAST_REQUESTS - 1
-        needed = state.table.occupied(moment.now) + (1 + polls) * work + polls * len(state.table)
-        return 0 < work < self.lookahead() - _AHEAD and needed <= moment.limit
+        state, work = self._state, self._state.work(moment.now)
+        if not 0 < work < self.lookahead() - _AHEAD:
+            return False
+        # A running task needs no creation.
+        needed = LEAST_REQUESTS * work + (LEAST_REQUESTS - 1) * len(state.table)
+        return state.table.occupied(moment.now) + needed <= moment.limit
 
     def _scout_poll(self, moment: _Moment) -> ev.Command | None:
         """Poll a task of which nobody knows when it ends, where polls are rare."""
